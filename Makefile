@@ -1,0 +1,54 @@
+# Everything runs inside .venv, made from the pinned lock on first use.
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lint types imports unit conformance coverage bench lock clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml requirements.lock
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Gateway, emulators and sample traffic; shows what the phones got
+	$(VENV)/bin/pushgate demo
+
+test: $(STAMP) ## Every check and every test
+	$(MAKE) --no-print-directory lint types imports
+	$(PY) -m pytest -n 2 --dist loadfile
+
+check: format lint types imports unit conformance ## Before each commit: format, lint, types, import contracts, unit, conformance
+
+format: $(STAMP) ## Rewrite the code in one style
+	$(VENV)/bin/ruff format --quiet src tests bench
+
+lint: $(STAMP) ## Style and likely mistakes
+	$(VENV)/bin/ruff format --quiet --check src tests bench
+	$(VENV)/bin/ruff check --quiet src tests bench
+
+types: $(STAMP) ## mypy --strict
+	$(VENV)/bin/mypy src tests bench
+
+imports: $(STAMP) ## Who may import whom
+	$(VENV)/bin/lint-imports --no-timings
+
+unit: $(STAMP) ## Fast tests without I/O
+	$(PY) -m pytest -q tests/unit tests/golden
+
+conformance: $(STAMP) ## The API against its contract, every spool, each provider against its emulator
+	$(PY) -m pytest -q -n 2 --dist loadfile tests/conformance
+
+coverage: $(STAMP) ## All tests with branch coverage
+	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+
+lock: ## Pin the dependencies anew
+	$(PY) -m pip install --quiet pip-tools
+	$(PY) -m piptools compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* dist build

@@ -1,0 +1,90 @@
+"""Who calls: a client certificate becomes a `Caller`, or a 401. The handshake asks, the application decides.
+
+A verified certificate is one that the TLS layer accepted against `api.tls.client_ca_file`. With `[[clients]]` only
+those that match an entry are known; without entries every verified one is, by the name `verified`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
+
+from pushgate.errors import RequestError
+from pushgate.intake import Caller
+from pushgate.server import UNAUTHENTICATED, Identify, Scope
+
+ANYONE = Caller("anyone")
+"""The caller where nobody has to say who they are (`auth = "none"`)."""
+VERIFIED = Caller("verified")
+KNOWN_CERTIFICATES = 1024
+"""How many certificates are remembered with their caller."""
+
+
+class Client(Struct, frozen=True):
+    """One entry of `[[clients]]`: how a caller is recognised (exactly one way) and what it may do."""
+
+    caller: Caller
+    san: str = ""
+    """A DNS name or URI that stands in the certificate's subject alternative names."""
+    subject: str = ""
+    """The whole subject as RFC 4514 writes it, e.g. `CN=erp,O=Example`."""
+    sha256: str = ""
+    """SHA-256 of the certificate (DER), in lower-case hex."""
+    spki_sha256: str = ""
+    """SHA-256 of its public key (SubjectPublicKeyInfo, DER), in lower-case hex."""
+
+
+def anyone(scope: Scope) -> Caller:
+    """`auth = "none"`: everybody is the same caller."""
+    return ANYONE
+
+
+def by_certificate(clients: Sequence[Client]) -> Identify:
+    """`auth = "mtls"`: the caller whose entry fits the certificate of the connection."""
+    find = lru_cache(KNOWN_CERTIFICATES)(lambda der: _caller_of(der, clients))
+
+    def identify(scope: Scope) -> Caller:
+        der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+        caller = find(der) if der else None
+        if caller is None:
+            raise RequestError(401, UNAUTHENTICATED)
+        return caller
+
+    return identify
+
+
+def _caller_of(der: bytes, clients: Sequence[Client]) -> Caller | None:
+    if not clients:
+        return VERIFIED
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        marks = _marks(certificate, der)
+    except ValueError:
+        return None
+    for client in clients:
+        wanted = {("san", client.san), ("subject", client.subject)}
+        wanted |= {("sha256", client.sha256), ("spki_sha256", client.spki_sha256)}
+        if any(value and (kind, value) in marks for kind, value in wanted):
+            return client.caller
+    return None
+
+
+def _marks(certificate: x509.Certificate, der: bytes) -> set[tuple[str, str]]:
+    """Everything that an entry can recognise a certificate by."""
+    public_key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    marks = {
+        ("sha256", hashlib.sha256(der).hexdigest()),
+        ("spki_sha256", hashlib.sha256(public_key).hexdigest()),
+        ("subject", certificate.subject.rfc4514_string()),
+    }
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return marks
+    texts = [*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.UniformResourceIdentifier)]
+    return marks | {("san", text) for text in texts}

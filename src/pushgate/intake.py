@@ -1,0 +1,210 @@
+"""Accept notifications: known rejections out, one delivery for each live device, on disk, then the verdicts.
+
+When `accept` returns, every delivery that a verdict counts as taken is durable (or a repeat of one that was). The
+sender's duty ends there and ours begins.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pushgate.errors import RequestError
+from pushgate.metrics import Metrics
+from pushgate.model import Delivery, Device, EncryptedNotification, Notification, PlainNotification
+from pushgate.wire import INVALID_FORMAT, Verdict
+
+Refuse = Callable[[Delivery], str | None]
+"""Why a delivery could never be sent by its provider, or None."""
+
+SHOWN_APP_ID_CHARS = 64
+_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
+
+
+class Store(Protocol):
+    """The part of a spool that taking in needs."""
+
+    async def put(self, deliveries: Sequence[Delivery]) -> int:
+        """See `spool.Spool.put`."""
+        ...
+
+    async def rejected_among(self, devices: Sequence[Device]) -> frozenset[int]:
+        """See `spool.Spool.rejected_among`."""
+        ...
+
+    def fingerprint(self, *parts: str) -> bytes:
+        """See `spool.Spool.fingerprint`."""
+        ...
+
+
+class Caller(Struct, frozen=True):
+    """Who sends: a name for logs and metrics, and the apps it may send to (patterns, the whole app_id)."""
+
+    name: str
+    apps: tuple[str, ...] = ("*",)
+    plain: bool = True
+    """Whether it may send notifications that are not sealed (A_27539)."""
+
+    def may_send_to(self, app_id: str) -> bool:
+        """Whether one of its patterns matches the whole app_id, upper and lower case told apart."""
+        return self.apps == ("*",) or any(fnmatchcase(app_id, pattern) for pattern in self.apps)
+
+
+class Intake:
+    """Takes notifications for the apps that are configured."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        apps: Mapping[str, Refuse],
+        metrics: Metrics,
+        clock: Callable[[], float],
+        max_age_s: float,
+        look_for_repeats: bool,
+    ) -> None:
+        self._store = store
+        self._apps = apps
+        self._metrics = metrics
+        self._clock = clock
+        self._max_age_s = max_age_s
+        self._look_for_repeats = look_for_repeats
+
+    async def accept(self, notifications: Sequence[Notification], caller: Caller) -> list[Verdict]:
+        """One verdict for each notification, in order. Raises `SpoolUnavailable` when nothing could be stored."""
+        tallies = [_Tally() for _ in notifications]
+        wanted: list[tuple[_Tally, Notification, Device]] = []
+        for tally, notification in zip(tallies, notifications, strict=True):
+            for device in self._reachable(tally, notification, caller):
+                wanted.append((tally, notification, device))
+        dead = await self._store.rejected_among([device for _, _, device in wanted]) if wanted else frozenset()
+        deliveries = self._fan_out(wanted, dead)
+        if deliveries:
+            repeats = await self._store.put(deliveries)
+            if repeats:
+                self._metrics.repeats.inc(repeats)
+        return [tally.verdict() for tally in tallies]
+
+    def _reachable(self, tally: _Tally, notification: Notification, caller: Caller) -> Sequence[Device]:
+        """The devices of it that can be sent to at all. What is wrong with the others goes into the tally."""
+        if isinstance(notification, EncryptedNotification):
+            if not _MONTH.fullmatch(notification.time_message_encrypted):
+                self._fault(tally, "bad_month", "time_message_encrypted is not YYYY-MM")
+                return ()
+            devices: Sequence[Device] = (notification.device,)
+        else:
+            devices = notification.devices
+            if len(devices) > 1:
+                devices = tuple({(device.app_id, device.pushkey): device for device in devices}.values())
+            elif not devices:
+                self._fault(tally, "no_devices", "no devices")
+        known = [device for device in devices if device.app_id in self._apps]
+        if len(known) != len(devices):
+            for device in devices:
+                if device.app_id not in self._apps:
+                    self._fault(tally, "unknown_app", f"unknown app_id {_shown(device.app_id)}")
+        allowed = [device for device in known if caller.may_send_to(device.app_id)]
+        if len(allowed) != len(known):
+            for device in known:
+                if device not in allowed:
+                    self._fault(
+                        tally,
+                        "app_not_allowed",
+                        f"app_id {_shown(device.app_id)} is not allowed for this caller",
+                    )
+        return allowed
+
+    def _fan_out(self, wanted: Sequence[tuple[_Tally, Notification, Device]], dead: Collection[int]) -> list[Delivery]:
+        """One delivery for each live device that its provider does not refuse beforehand."""
+        now = self._clock()
+        expires_at = now + self._max_age_s
+        deliveries = []
+        ids = new_ids(len(wanted))
+        for position, (tally, notification, device) in enumerate(wanted):
+            if position in dead:
+                tally.rejected.append(device.pushkey)
+                continue
+            delivery = Delivery(
+                id=ids[position],
+                device=device,
+                notification=only_for(device, notification),
+                accepted_at=now,
+                expires_at=expires_at,
+                fingerprint=self._fingerprint(notification, device),
+            )
+            if (refusal := self._apps[device.app_id](delivery)) is not None:
+                self._fault(tally, "refused", f"app_id {_shown(device.app_id)}: {refusal}")
+                continue
+            tally.taken += 1
+            deliveries.append(delivery)
+        return deliveries
+
+    def _fingerprint(self, notification: Notification, device: Device) -> bytes:
+        if not self._look_for_repeats:
+            return b""
+        if isinstance(notification, EncryptedNotification):
+            return self._store.fingerprint("sealed", notification.ciphertext, device.app_id, device.pushkey)
+        if notification.event_id is None or notification.event_id == "":
+            return b""
+        return self._store.fingerprint("plain", notification.event_id, device.app_id, device.pushkey)
+
+    def _fault(self, tally: _Tally, kind: str, text: str) -> None:
+        tally.faults.append(text)
+        self._metrics.faults[(kind,)].inc()
+
+
+class _Tally:
+    """What has become of one notification so far."""
+
+    __slots__ = ("faults", "rejected", "taken")
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.rejected: list[str] = []
+        self.faults: list[str] = []
+
+    def verdict(self) -> Verdict:
+        if self.taken and not self.rejected and not self.faults:
+            return _TAKEN_ONE if self.taken == 1 else Verdict(self.taken)
+        error = "; ".join(dict.fromkeys(self.faults))
+        if not self.taken and self.rejected:
+            error = "; ".join(filter(None, ("the pushkey is dead", error)))
+        return Verdict(self.taken, tuple(self.rejected), error or None)
+
+
+_TAKEN_ONE = Verdict(1)
+
+
+def answer_notify(verdict: Verdict) -> Verdict:
+    """`/notify` has no place for a fault of one device: a 400 when nothing could be taken and nobody is known dead."""
+    if not verdict.taken and not verdict.rejected and verdict.error not in (None, "no devices"):
+        raise RequestError(400, INVALID_FORMAT, details={"path": "$.notification.devices", "reason": verdict.error})
+    return verdict
+
+
+def only_for(device: Device, notification: Notification) -> Notification:
+    """The same notification, naming this device alone: a delivery never carries another device's pushkey."""
+    if isinstance(notification, PlainNotification) and len(notification.devices) != 1:
+        return replace(notification, devices=(device,))
+    return notification
+
+
+def new_ids(count: int) -> list[str]:
+    """So many random UUIDs (version 4, RFC 9562 §5.4) in canonical lower case, from one read of randomness."""
+    digits = secrets.token_bytes(16 * count).hex()
+    return [
+        f"{digits[i : i + 8]}-{digits[i + 8 : i + 12]}-4{digits[i + 13 : i + 16]}"
+        f"-{'89ab'[int(digits[i + 16], 16) & 3]}{digits[i + 17 : i + 20]}-{digits[i + 20 : i + 32]}"
+        for i in range(0, 32 * count, 32)
+    ]
+
+
+def _shown(app_id: str) -> str:
+    """An app_id as an answer may repeat it: quoted, printable, bounded."""
+    return ascii(app_id if len(app_id) <= SHOWN_APP_ID_CHARS else app_id[:SHOWN_APP_ID_CHARS] + "…")

@@ -1,0 +1,85 @@
+"""Every metric and its label values, one list. No decision reads it.
+
+Label values are few and known at start (lanes come from the configuration), and every series exists at zero from then
+on. One registry belongs to one gateway, so that two in one process do not mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pushgate import __version__
+
+APIS = ("notify", "notify/batch", "notifyEncrypted/batch")
+STATUSES = ("success", "partial", "failed")
+FAULTS = ("unknown_app", "app_not_allowed", "refused", "no_devices", "bad_month")
+OUTCOMES = ("accepted", "rejected", "deferred", "undeliverable")
+ENDINGS = ("accepted", "rejected", "undeliverable", "expired")
+ANSWERS = (200, 400, 401, 404, 405, 413, 415, 429, 500, 503)
+ALARMS = ("credentials", "outage", "quota")
+
+
+class Metrics:
+    """The metrics of one gateway, created at zero for these lanes."""
+
+    def __init__(self, lanes: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        names = tuple(lanes)
+        self.notifications = self._counters(
+            "pushgate_notifications_total",
+            "Notifications by what was answered.",
+            {"api": APIS, "status": STATUSES},
+        )
+        self.faults = self._counters("pushgate_faults_total", "Devices not taken, by fault.", {"fault": FAULTS})
+        self.answers = self._counters(
+            "pushgate_http_requests_total", "HTTP requests by status.", {"status": tuple(map(str, ANSWERS))}
+        )
+        self.repeats = Counter("pushgate_repeats_total", "Deliveries left out as repeats.", registry=self.registry)
+        self.attempts = self._counters(
+            "pushgate_attempts_total", "Attempts by outcome.", {"lane": names, "outcome": OUTCOMES}
+        )
+        self.endings = self._counters(
+            "pushgate_deliveries_total", "Deliveries by how they ended.", {"lane": names, "ending": ENDINGS}
+        )
+        seconds = Histogram(
+            "pushgate_attempt_seconds", "Time until the provider's answer.", ["lane"], registry=self.registry
+        )
+        self.attempt_seconds = {lane: seconds.labels(lane) for lane in names}
+        alarm = Gauge(
+            "pushgate_lane_alarm",
+            "1 while a lane is paused for this reason.",
+            ["lane", "alarm"],
+            registry=self.registry,
+        )
+        self.alarms = {(lane, kind): alarm.labels(lane, kind) for lane in names for kind in ALARMS}
+        flying = Gauge("pushgate_in_flight", "Attempts without an answer yet.", ["lane"], registry=self.registry)
+        self.in_flight = {lane: flying.labels(lane) for lane in names}
+        self._waiting = Gauge("pushgate_waiting", "Deliveries on disk.", ["lane"], registry=self.registry)
+        self._oldest = Gauge(
+            "pushgate_oldest_waiting_seconds", "Age of the oldest delivery.", ["lane"], registry=self.registry
+        )
+        self.backlog({})
+        build = Gauge("pushgate_build_info", "Always 1.", ["version"], registry=self.registry)
+        build.labels(__version__).set(1)
+
+    def _counters(self, name: str, text: str, labels: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], Counter]:
+        """One counter for each combination of label values, all at zero."""
+        counter = Counter(name, text, list(labels), registry=self.registry)
+        return {values: counter.labels(*values) for values in product(*labels.values())}
+
+    def backlog(self, waiting: Mapping[str, tuple[int, float]]) -> None:
+        """Set what waits: lane to (deliveries, age of the oldest in seconds). Lanes not named hold nothing."""
+        self._waiting.clear()
+        self._oldest.clear()
+        lanes = {*self.in_flight, *waiting}
+        for lane in lanes:
+            count, age_s = waiting.get(lane, (0, 0.0))
+            self._waiting.labels(lane).set(count)
+            self._oldest.labels(lane).set(age_s)
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self.registry)

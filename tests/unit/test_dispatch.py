@@ -1,0 +1,309 @@
+"""dispatch: how each outcome is settled, what pauses a lane, and that lanes do not hold each other up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pushgate import dispatch, retry
+from pushgate.dispatch import Dispatcher, LaneSettings, Timing
+from pushgate.errors import SpoolUnavailable
+from pushgate.metrics import Metrics
+from pushgate.model import Delivery, Device, EncryptedNotification
+from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.spool import Lease
+from tests.samples import CIPHERTEXT
+
+LANE, OTHER = "de.example.app.apns", "de.example.other.apns"
+
+
+class Clock:
+    """Time that a test moves. Sleeping on it is instant."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Ledger:
+    """A spool of one test: hands out what it was given and writes down how each lease ended."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, asyncio.Queue[Lease]] = {LANE: asyncio.Queue(), OTHER: asyncio.Queue()}
+        self.ended: list[tuple[str, str]] = []
+        self.delays: list[float] = []
+        self.failures = 0
+        self.change = asyncio.Event()
+
+    def add(self, number: int, *, lane: str = LANE, attempt: int = 1, lives_s: float = 86_400) -> None:
+        device = Device(lane, f"key-{number}")
+        sealed = EncryptedNotification(
+            device=device, ciphertext=CIPHERTEXT, time_message_encrypted="2026-11", key_identifier="k"
+        )
+        delivery = Delivery(
+            id=str(number), device=device, notification=sealed, accepted_at=1e6, expires_at=1e6 + lives_s
+        )
+        self.queues[lane].put_nowait(Lease(delivery, attempt, number))
+
+    async def lease(self, lane: str, limit: int) -> Sequence[Lease]:
+        self._fail()
+        first = await self.queues[lane].get()
+        more = min(limit - 1, self.queues[lane].qsize())
+        return [first, *(self.queues[lane].get_nowait() for _ in range(more))]
+
+    async def ack(self, leases: Sequence[Lease]) -> None:
+        self._end("ack", leases)
+
+    async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
+        self._end("nack", leases)
+        self.delays.append(delay_s)
+
+    async def reject(self, lease: Lease, rejected: Rejected) -> None:
+        self._end("reject", (lease,))
+
+    async def bury(self, leases: Sequence[Lease]) -> None:
+        self._end("bury", leases)
+
+    def _end(self, verb: str, leases: Sequence[Lease]) -> None:
+        self._fail()
+        self.ended += [(verb, lease.delivery.id) for lease in leases]
+        self.change.set()
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise SpoolUnavailable("disk full")
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self.change.clear()
+            await self.change.wait()
+
+
+class Phone:
+    """A provider of one test: answers what it is told to, and counts who is asked at once."""
+
+    def __init__(self, *answers: Outcome | Exception | asyncio.Event) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def send(self, delivery: Delivery) -> Outcome:
+        self.asked += 1
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            await asyncio.sleep(0)
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if isinstance(answer, asyncio.Event):
+                await answer.wait()
+                return Accepted()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        finally:
+            self.at_once -= 1
+
+
+@asynccontextmanager
+async def dispatching(
+    ledger: Ledger, clock: Clock, *phones: Phone, max_in_flight: int = 100
+) -> AsyncIterator[tuple[Dispatcher, Metrics]]:
+    lanes = dict(zip((LANE, OTHER), phones, strict=False))
+    metrics = Metrics(lanes)
+    dispatcher = Dispatcher(
+        ledger,
+        lanes={
+            name: LaneSettings(sender=phone, policy=retry.FCM, max_in_flight=max_in_flight)
+            for name, phone in lanes.items()
+        },
+        timing=Timing(clock=clock, jitter=lambda: 0.0),
+        metrics=metrics,
+    )
+    running = asyncio.create_task(dispatcher.run())
+    yield dispatcher, metrics
+    await dispatcher.drain(0.01)
+    await running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """Sleeping takes no time, but moves the clock."""
+    asked: list[float] = []
+    yield_to_others = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds > 0:
+            asked.append(seconds)
+            clock.now += seconds
+        await yield_to_others(0)
+
+    monkeypatch.setattr("pushgate.dispatch.asyncio.sleep", sleep)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verb", "ending"),
+    [
+        (Accepted(), "ack", "accepted"),
+        (Rejected("Unregistered"), "reject", "rejected"),
+        (Undeliverable("PayloadTooLarge"), "bury", "undeliverable"),
+    ],
+)
+async def test_each_final_outcome_ends_the_lease_its_own_way(
+    clock: Clock, outcome: Outcome, verb: str, ending: str
+) -> None:
+    ledger = Ledger()
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(outcome)) as (_, metrics):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert ledger.ended == [(verb, "1")]
+    assert f'pushgate_deliveries_total{{ending="{ending}",lane="{LANE}"}} 1.0' in metrics.text().decode()
+
+
+async def test_a_deferred_one_waits_as_its_policy_says(clock: Clock) -> None:
+    ledger = Ledger()
+    ledger.add(1, attempt=3)
+    async with dispatching(ledger, clock, Phone(Deferred(Cause.PROVIDER, "INTERNAL"))):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert (ledger.ended, ledger.delays) == ([("nack", "1")], [40])
+
+
+async def test_a_deferred_one_without_time_left_is_buried_and_never_rejected(clock: Clock) -> None:
+    ledger = Ledger()
+    ledger.add(1, lives_s=9)
+    async with dispatching(ledger, clock, Phone(Deferred(Cause.PROVIDER, "INTERNAL"))) as (_, metrics):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert ledger.ended == [("bury", "1")]
+    assert f'pushgate_deliveries_total{{ending="expired",lane="{LANE}"}} 1.0' in metrics.text().decode()
+
+
+async def test_an_expired_one_is_buried_without_asking_the_provider(clock: Clock) -> None:
+    ledger, phone = Ledger(), Phone(Accepted())
+    ledger.add(1, lives_s=-1)
+    async with dispatching(ledger, clock, phone):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert (ledger.ended, phone.asked) == ([("bury", "1")], 0)
+
+
+async def test_a_bug_in_a_provider_costs_no_delivery(clock: Clock) -> None:
+    ledger = Ledger()
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(ZeroDivisionError("x"))):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert ledger.ended == [("nack", "1")]
+
+
+async def test_no_more_fly_at_once_than_allowed(clock: Clock) -> None:
+    ledger, phone = Ledger(), Phone(Accepted())
+    for number in range(50):
+        ledger.add(number)
+    async with dispatching(ledger, clock, phone, max_in_flight=7):
+        await ledger.until(lambda: len(ledger.ended) == 50)
+    assert phone.most_at_once == 7
+
+
+async def test_a_lane_that_hangs_does_not_hold_up_another(clock: Clock) -> None:
+    ledger, stuck, well = Ledger(), asyncio.Event(), Phone(Accepted())
+    for number in range(20):
+        ledger.add(number)
+        ledger.add(100 + number, lane=OTHER)
+    async with dispatching(ledger, clock, Phone(stuck), well, max_in_flight=10):
+        await ledger.until(lambda: len(ledger.ended) == 20)
+        assert {verb for verb, _ in ledger.ended} == {"ack"}
+        assert all(int(number) >= 100 for _, number in ledger.ended)
+
+
+async def test_a_credential_fault_pauses_the_lane_and_one_probe_reopens_it(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    fault = Deferred(Cause.CREDENTIALS, "InvalidProviderToken")
+    phone = Phone(fault, fault, Accepted())
+    ledger.add(1)
+    async with dispatching(ledger, clock, phone) as (_, metrics):
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        alarm = f'pushgate_lane_alarm{{alarm="credentials",lane="{LANE}"}}'
+        assert f"{alarm} 1.0" in metrics.text().decode()
+        for number in range(2, 40):
+            ledger.add(number)
+        await ledger.until(lambda: len(ledger.ended) == 39)
+        assert f"{alarm} 0.0" in metrics.text().decode()
+    assert sleeps[:2] == [30, 60]
+    assert [verb for verb, _ in ledger.ended].count("nack") == 2
+    assert phone.most_at_once > 1
+
+
+async def test_a_quota_pauses_the_lane_as_long_as_the_provider_asks(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(Deferred(Cause.QUOTA, "QUOTA_EXCEEDED", 77.0), Accepted())):
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        ledger.add(2)
+        await ledger.until(lambda: len(ledger.ended) == 2)
+    assert sleeps[0] == 77
+
+
+async def test_an_outage_is_probed_by_one_attempt_at_a_time(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    down = Deferred(Cause.CONNECTION, "connect")
+    phone = Phone(*[down] * (dispatch.OUTAGE_AFTER_FAILURES + 3), Accepted())
+    for number in range(100):
+        ledger.add(number)
+    async with dispatching(ledger, clock, phone, max_in_flight=dispatch.OUTAGE_AFTER_FAILURES):
+        await ledger.until(lambda: len(ledger.ended) == 100)
+    assert [verb for verb, _ in ledger.ended].count("nack") == dispatch.OUTAGE_AFTER_FAILURES + 3
+    assert sleeps == [1, 2, 4, 8]
+
+
+async def test_trouble_with_one_device_does_not_pause_the_lane(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    for number in range(60):
+        ledger.add(number)
+    async with dispatching(ledger, clock, Phone(Deferred(Cause.DEVICE, "TooManyRequests"))):
+        await ledger.until(lambda: len(ledger.ended) == 60)
+    assert sleeps == []
+
+
+async def test_what_the_provider_said_survives_a_spool_that_cannot_write(clock: Clock, sleeps: list[float]) -> None:
+    ledger, phone = Ledger(), Phone(asyncio.Event())
+    ledger.add(1)
+    async with dispatching(ledger, clock, phone):
+        while not phone.asked:
+            await asyncio.sleep(0)
+        ledger.failures = 3
+        answer = phone.answers[0]
+        assert isinstance(answer, asyncio.Event)
+        answer.set()
+        await ledger.until(lambda: bool(ledger.ended))
+    assert (ledger.ended, phone.asked) == ([("ack", "1")], 1)
+
+
+async def test_a_spool_that_cannot_be_read_is_asked_again(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    ledger.failures = 2
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(Accepted())):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert sleeps == [dispatch.SPOOL_RETRY_S] * 2
+
+
+async def test_draining_waits_for_what_flies_and_cuts_off_what_does_not_land(clock: Clock) -> None:
+    ledger, lands = Ledger(), asyncio.Event()
+    ledger.add(1)
+    ledger.add(2)
+    async with dispatching(ledger, clock, Phone(lands, asyncio.Event())) as (dispatcher, _):
+        while dispatcher.lanes[LANE].in_flight < 2:
+            await asyncio.sleep(0)
+        lands.set()
+        assert await dispatcher.drain(0.05) == 1
+    assert ledger.ended == [("ack", "1")]

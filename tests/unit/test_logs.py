@@ -1,0 +1,79 @@
+"""logs: one line for each event, and never a value of an exception."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from pushgate import logs
+
+SECRET = "pushkey-of-alice"
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Logging belongs to the process: leave it as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def written() -> io.StringIO:
+    stream = io.StringIO()
+    logs.configure(level="info", form="json", stream=stream)
+    return stream
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_event_is_one_line_of_json_with_time_and_level(written: io.StringIO) -> None:
+    structlog.get_logger("x").info("lane pauses", lane="a\nb")
+    (event,) = lines(written)
+    assert (event["event"], event["level"], event["lane"]) == ("lane pauses", "info", "a\nb")
+    assert str(event["timestamp"]).endswith("Z")
+
+
+def test_below_the_level_nothing_is_written(written: io.StringIO) -> None:
+    structlog.get_logger("x").debug("x")
+    logging.getLogger("library").info("x")
+    assert lines(written) == []
+
+
+def test_an_exception_is_named_with_its_places_but_not_with_its_text(written: io.StringIO) -> None:
+    try:
+        raise ValueError(SECRET)
+    except ValueError:
+        structlog.get_logger("x").exception("failed")
+        logging.getLogger("library").exception("it failed: %s", SECRET)
+    ours, theirs = lines(written)
+    assert (ours["fault"], theirs["fault"]) == ("ValueError", "ValueError")
+    assert "test_logs.py" in str(ours["at"])
+    assert SECRET not in written.getvalue()
+
+
+def test_what_a_library_fills_in_stays_out(written: io.StringIO) -> None:
+    logging.getLogger("library").warning("cannot send to %s", SECRET)
+    logging.getLogger("library").error(ValueError(SECRET))
+    first, second = lines(written)
+    assert (first["event"], first["logger"]) == ("cannot send to %s", "library")
+    assert second["event"] == "ValueError"
+    assert SECRET not in written.getvalue()
+
+
+def test_people_get_lines_too() -> None:
+    stream = io.StringIO()
+    logs.configure(level="info", form="console", stream=stream)
+    structlog.get_logger("x").warning("lane pauses", lane="de.example.app")
+    assert "lane pauses" in stream.getvalue()
