@@ -34,7 +34,7 @@ types: $(STAMP) ## mypy --strict
 	$(VENV)/bin/mypy src tests bench
 
 imports: $(STAMP) ## Who may import whom
-	$(VENV)/bin/lint-imports --no-timings
+	$(VENV)/bin/lint-imports --no-logo
 
 unit: $(STAMP) ## Fast tests without I/O
 	$(PY) -m pytest -q tests/unit tests/golden

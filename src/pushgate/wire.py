@@ -162,9 +162,9 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         value = decoder.decode(body)
         deep = _nests_deeper_than(MAX_NESTING, body)
     except msgspec.ValidationError as fault:
-        if "`null`" in (reason := str(fault)) and (mended := _without_null_prio(decoder, body)) is not None:
-            return mended
-        raise _invalid(*_place_of(reason)) from None
+        if (mended := _spelled_our_way(body)) is not None:
+            return _decode(decoder, mended)
+        raise _invalid(*_place_of(str(fault))) from None
     except UnicodeError:
         raise _invalid("not UTF-8", "$") from None
     except msgspec.DecodeError as fault:
@@ -224,21 +224,35 @@ def _has_huge_integer(value: object) -> bool:
     return False
 
 
-def _without_null_prio(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
-    """The request with every `"prio": null` left out, or None where that mends nothing.
+def _spelled_our_way(body: bytes) -> bytes | None:
+    """A request that spells something valid in a way that the decoder does not take, rewritten; None if nothing does.
 
-    `null` stands for an absent optional field; the type of every other one allows it already.
+    `"prio": null` stands for an absent one, like every optional null. A number without a fraction is an integer to
+    JSON Schema, however it is written: `1634025600.0`, `2e0`.
     """
     try:
         request = msgspec.json.decode(body)
         holders = request.get("notifications", [request])
-        nulls = [holder["notification"] for holder in holders if holder["notification"].get("prio", ...) is None]
-        for notification in nulls:
-            del notification["prio"]
-        mended = msgspec.json.encode(request)
+        changes = [_respell(holder["notification"]) for holder in holders]
+        return msgspec.json.encode(request) if any(changes) else None
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # not that fault alone: the first message stands
-    return _decode(decoder, mended) if nulls else None
+
+
+def _respell(notification: dict[str, Any]) -> bool:
+    """Mend one notification in place. Says whether there was anything to mend."""
+    changed = False
+    if notification.get("prio", ...) is None:
+        del notification["prio"]
+        changed = True
+    devices = notification.get("devices", [notification.get("device")])
+    for holder in (notification.get("counts"), *devices):
+        for name in ("unread", "missed_calls", "pushkey_ts") if isinstance(holder, dict) else ():
+            value = holder.get(name)
+            if isinstance(value, float) and value.is_integer():
+                holder[name] = int(value)
+                changed = True
+    return changed
 
 
 _PLACE = re.compile(r"(?s)(.*?)(?: - at `(.*)`)?")

@@ -59,6 +59,17 @@ def test_prio_missing_or_null_is_high(prio: dict[str, Any]) -> None:
     assert notification.prio is Prio.HIGH
 
 
+def test_an_integer_may_be_written_as_a_number_without_a_fraction() -> None:
+    sealed = encrypted(device=device(pushkey_ts=1.634e9), counts={"unread": 2.0, "missed_calls": -0.0})
+    (item,) = wire.decode_encrypted_batch(body(batch(sealed)), LIMITS)
+    assert item.notification.device.pushkey_ts == 1_634_000_000
+    assert item.notification.counts is not None
+    assert (item.notification.counts.unread, item.notification.counts.missed_calls) == (2, 0)
+    notification = wire.decode_notify(body({"notification": plain(device(), device(pushkey_ts=1.0))}), LIMITS)
+    assert notification.devices[1].pushkey_ts == 1
+    assert refusal(wire.decode_notify, body({"notification": plain(device(pushkey_ts=1e30))})).status == 400
+
+
 def test_a_badge_update_with_nulls_and_no_prio_is_valid() -> None:
     assert wire.decode_notify(body({"notification": badge_only()}), LIMITS).type is None
 

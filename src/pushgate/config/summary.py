@@ -1,0 +1,78 @@
+"""What will run with these settings, in words: the answer of `check-config`. Holds no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, assert_never
+
+from pushgate.config.rules import IDENTITIES
+from pushgate.provider import apns_settings, fcm_settings
+
+if TYPE_CHECKING:
+    from pushgate.config.settings import Api, AppSettings, Client, Settings
+
+_APNS = {"production": "https://api.push.apple.com", "sandbox": "https://api.sandbox.push.apple.com"}
+_FCM = "https://fcm.googleapis.com"
+
+
+def describe(settings: Settings) -> str:
+    """One line for each thing that will run, its kind in front."""
+    lines = list(facts(settings))
+    width = max(len(kind) for kind, _ in lines)
+    return "\n".join(f"{kind:<{width}}  {text}" for kind, text in lines)
+
+
+def facts(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The same as pairs of kind and text."""
+    api = settings.api
+    yield "listen", f"{api.listen}, {'TLS' if api.tls else 'no TLS'}, paths under {api.base_path}/push/v1"
+    yield "callers", _callers(api, settings.clients)
+    for client in settings.clients:
+        yield "client", _client(client)
+    yield "limits", f"{api.max_request_kb} KB a request, {api.max_notification_kb} KB a notification"
+    yield "management", settings.management.listen or "off"
+    where = settings.spool.sqlite_path or "in memory: every stop loses what waits"
+    yield "spool", f"{where}, a delivery is tried for {settings.spool.max_age_s} s at most"
+    window_s = settings.dedup.window_s
+    yield "repeats", f"known for {window_s} s" if window_s else "all of them are sent"
+    for app_id, app in settings.apps.items():
+        yield "app", f"{app_id}: {_app(app)}"
+    if not settings.apps:
+        yield "app", "none: every notification will be refused"
+
+
+def _callers(api: Api, clients: tuple[Client, ...]) -> str:
+    match api.auth:
+        case "mtls" if clients:
+            return "those below, by client certificate"
+        case "mtls":
+            return "every client certificate that client_ca_file vouches for"
+        case "proxy":
+            return "those that the proxy vouches for"
+        case "none":
+            return "anybody who reaches the port"
+        case _:
+            assert_never(api.auth)
+
+
+def _client(client: Client) -> str:
+    known_by = next(f"{key} {getattr(client, key)}" for key in IDENTITIES if getattr(client, key))
+    kinds = "plain and sealed" if client.plain else "sealed only"
+    return f"{client.name}: {known_by}; apps {', '.join(client.apps)}; {kinds}"
+
+
+def _app(app: AppSettings) -> str:
+    match app:
+        case apns_settings.Settings():
+            proof = "certificate" if app.certificate_file else f"key {app.key_id} of team {app.team_id}"
+            endpoint = app.endpoint or _APNS[app.environment]
+            return f"APNs {app.environment} at {endpoint}, topic {app.bundle_id}, {proof}{_by_way_of(app.proxy)}"
+        case fcm_settings.Settings():
+            proof = "service account" if app.credentials_file else "application default credentials"
+            return f"FCM at {app.endpoint or _FCM}, project {app.project_id}, {proof}{_by_way_of(app.proxy)}"
+        case _:
+            assert_never(app)
+
+
+def _by_way_of(proxy: str) -> str:
+    return f", by way of {proxy}" if proxy else ""
