@@ -1,0 +1,257 @@
+"""Keeps connections to one target: opens more when streams run out, replaces the dying, lets requests wait in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from pushgate.errors import NotSent
+from pushgate.http2.backoff import Backoff
+from pushgate.http2.connection import Connection, Listener, State
+from pushgate.http2.headers import Response
+from pushgate.http2.limits import Limits
+from pushgate.http2.queue import Call, Queue
+from pushgate.http2.target import Target
+
+ATTEMPTS = 4
+"""How often a request that was certainly not acted on is sent at most, the first time included."""
+
+
+class Opener(Protocol):
+    """How a connection is made: `Connection.open`."""
+
+    def __call__(
+        self, target: Target, *, connect_timeout_s: float, limits: Limits, on_state: Listener
+    ) -> Coroutine[Any, Any, Connection]:
+        """Connect, or raise NotSent."""
+        ...
+
+
+class Pool:
+    """Connections to one target, made when they are needed.
+
+    Readable for metrics: `connections` (taking requests), `connections_opened`, `connections_failed` (never came to
+    be), `connections_lost` (ended without a GOAWAY), `goaways` (connections that got one), `pings`, `repeats`
+    (requests sent again after NotSent), `waiting` (for a free stream), `in_flight`.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        max_connections: int = 4,
+        max_waiting: int = 10_000,
+        connect_timeout_s: float = 10.0,
+        backoff_first_s: float = 0.5,
+        backoff_most_s: float = 60.0,
+        limits: Limits | None = None,
+        rng: Callable[[], float] = random.random,
+        opener: Opener = Connection.open,
+    ) -> None:
+        self.connections_opened = self.connections_failed = self.connections_lost = 0
+        self.goaways = self.pings = self.repeats = 0
+        self._target = target
+        self._max_connections = max_connections
+        self._max_waiting = max_waiting
+        self._connect_timeout_s = connect_timeout_s
+        self._limits = limits or Limits()
+        self._backoff = Backoff(first_s=backoff_first_s, most_s=backoff_most_s, random=rng)
+        self._opener = opener
+        self._usable: list[Connection] = []
+        self._leaving: dict[Connection, bool] = {}
+        """Take no requests any more but are not gone; whether that was put down as a failure."""
+        self._on_trial: Connection | None = None
+        """The newest connection until it has answered something: only that ends the backing off."""
+        self._queue = Queue()
+        self._connecting: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def connections(self) -> int:
+        """How many connections take requests."""
+        return len(self._usable)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a free stream."""
+        return len(self._queue)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for their answers."""
+        return sum(connection.in_flight for connection in (*self._usable, *self._leaving))
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+        """Send a request on a connection with a free stream and wait for its answer, both within `timeout_s`.
+
+        What a connection certainly did not act on goes to another one, a few times. Raises NotSent when nobody has
+        acted on it (the peer is down, no stream became free in time, the pool is closed), Unanswered when the peer
+        may have acted on it.
+        """
+        if timeout_s <= 0:
+            raise NotSent("no time left")
+        loop = asyncio.get_running_loop()
+        call = Call(head, body, loop.time() + timeout_s, loop.create_future())
+        self._place(call)
+        attempt = 1
+        while True:
+            try:
+                return await call.answer
+            except NotSent:
+                was_waiting = call.connection is None
+                if was_waiting or attempt == ATTEMPTS or self._is_closed or call.deadline <= loop.time():
+                    raise
+            except asyncio.CancelledError:
+                self._withdraw(call)
+                raise
+            attempt += 1
+            self._repeat(call, loop.create_future())
+
+    async def close(self, timeout_s: float = 0.0) -> None:
+        """Take no more requests, wait for those in flight for at most `timeout_s`, close every connection."""
+        self._is_closed = True
+        self._queue.refuse_all("the pool is closed")
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        live = (*self._usable, *self._leaving)
+        await asyncio.gather(*(connection.close(timeout_s) for connection in live))
+
+    # The way of a request
+
+    def _place(self, call: Call) -> None:
+        """Give the request to a connection, or let it wait. Raises NotSent when it cannot even wait."""
+        if self._is_closed:
+            raise NotSent("the pool is closed")
+        connection = None if self._queue else self._with_room()
+        if connection is not None:
+            self._submit(call, connection)
+        elif len(self._queue) >= self._max_waiting:
+            raise NotSent("too many requests wait for a free stream")
+        else:
+            self._queue.append(call)
+            self._grow()
+
+    def _repeat(self, call: Call, answer: asyncio.Future[Response]) -> None:
+        """Place a request again, before those that came later."""
+        self.repeats += 1
+        call.avoid, call.connection, call.stream, call.answer = call.connection, None, None, answer
+        self._queue.append_again(call)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give waiting requests to whatever has room, in their order."""
+        while (call := self._queue.first()) is not None:
+            connection = self._with_room(call.avoid)
+            if connection is None:
+                self._grow()
+                return
+            self._queue.take()
+            self._submit(call, connection)
+
+    def _submit(self, call: Call, connection: Connection) -> None:
+        call.connection = connection
+        call.stream = connection.submit(call.head, call.body, answer=call.answer, deadline=call.deadline)
+
+    def _with_room(self, avoid: Connection | None = None) -> Connection | None:
+        """The first connection that takes a request now, `avoid` only if there is no other."""
+        last_choice = None
+        for connection in self._usable:
+            if connection.has_room:
+                if connection is not avoid:
+                    return connection
+                last_choice = connection
+        return last_choice
+
+    def _withdraw(self, call: Call) -> None:
+        """Nobody waits for this one any more."""
+        if call.connection is None or call.stream is None:
+            self._queue.remove(call)
+        else:
+            call.connection.abandon(call.stream, "cancelled")
+            self._dispatch()
+
+    # Connections
+
+    def _grow(self) -> None:
+        """Open another connection if streams are what requests wait for, one at a time.
+
+        A connection that has answered nothing yet is given its time: the peer may allow more streams when it has
+        (APNs: one until the first valid token). With no connection and none to be tried yet, nobody waits.
+        """
+        if self._is_closed or self._connecting is not None or len(self._usable) >= self._max_connections:
+            return
+        if any(not connection.answered for connection in self._usable):
+            return
+        loop = asyncio.get_running_loop()
+        pause_s = self._backoff.pause_s(loop.time())
+        if pause_s <= 0:
+            self._connecting = loop.create_task(self._connect())
+        elif not self._usable:
+            self._queue.refuse_all(f"no connection, next try in {pause_s:.1f} s")
+
+    async def _connect(self) -> None:
+        connection: Connection | None = None
+        why = "no connection could be made"
+        try:
+            connection = await self._opener(
+                self._target,
+                connect_timeout_s=self._connect_timeout_s,
+                limits=self._limits,
+                on_state=self._on_state,
+            )
+        except NotSent as error:
+            why = str(error)
+        finally:
+            self._connecting = None
+            self._take(connection, why)
+
+    def _take(self, connection: Connection | None, why: str) -> None:
+        """Use a new connection. Where none came to be, nobody waits in vain and the peer is left alone for a while."""
+        if connection is not None and connection.is_usable:
+            self.connections_opened += 1
+            self._usable.append(connection)
+            self._on_trial = connection
+            self._dispatch()
+            return
+        if connection is not None:
+            why = "the peer takes no requests"
+            if not connection.is_closed:
+                self._leaving[connection] = True
+        self.connections_failed += 1
+        self._backoff.failed(asyncio.get_running_loop().time())
+        if not self._usable:
+            self._queue.refuse_all(why)
+
+    def _on_state(self, connection: Connection, state: State) -> None:
+        """A connection tells that something about it changed."""
+        if state is State.ROOM:
+            if connection is self._on_trial and connection.answered:
+                self._on_trial = None
+                self._backoff.succeeded()
+        elif state is State.PING:
+            self.pings += 1
+        elif state is State.GOAWAY:
+            self.goaways += 1
+        if not connection.is_usable:
+            self._part(connection, is_gone=state is State.CLOSED)
+        if self._queue:
+            self._dispatch()
+
+    def _part(self, connection: Connection, *, is_gone: bool) -> None:
+        """A connection takes no more requests. One that took some and answered none counts as a failure, once."""
+        if connection in self._usable:
+            self._usable.remove(connection)
+            self._leaving[connection] = False
+        if connection not in self._leaving:
+            return
+        is_barren = connection.started > 0 and not connection.answered and not connection.in_flight
+        if is_barren and not self._leaving[connection] and not self._is_closed:
+            self._leaving[connection] = True
+            self._backoff.stumbled(asyncio.get_running_loop().time())
+        if is_gone:
+            del self._leaving[connection]
+            if connection.goaway is None and not self._is_closed:
+                self.connections_lost += 1

@@ -1,0 +1,39 @@
+"""Where a connection goes, by which way, and whom it trusts."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from msgspec import Struct
+
+
+class Proxy(Struct, frozen=True):
+    """An HTTP proxy that opens a tunnel (CONNECT, RFC 9110 §9.3.6). The way to the proxy itself is plain TCP."""
+
+    host: str
+    port: int
+    authorization: str = ""
+    """The value of Proxy-Authorization, where the proxy wants one."""
+
+    def __repr__(self) -> str:
+        return f"Proxy(host={self.host!r}, port={self.port})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("host", self.host), ("port", self.port)]
+
+
+class Target(Struct, frozen=True):
+    """A peer: host and port to connect to, and the TLS context (verification, ALPN h2, client certificate) to use."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext
+    server_name: str = ""
+    """The name the certificate must carry, where it differs from `host`."""
+    proxy: Proxy | None = None
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the `:authority` header has them."""
+        return self.host if self.port == 443 else f"{self.host}:{self.port}"
