@@ -77,6 +77,10 @@ class Spool(Protocol):
         """What waits, by lane. For metrics and for the warning about lanes that no app is configured for."""
         ...
 
+    def fingerprint(self, *parts: str) -> bytes:
+        """What a repeat of these parts would share: 16 bytes, hashed with a key of this spool. Waits for nothing."""
+        ...
+
     async def close(self) -> None:
         """Finish what was begun and let go of the store. What is still leased will be leased again later."""
         ...

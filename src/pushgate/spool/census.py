@@ -1,0 +1,56 @@
+"""How much waits in each lane, and since when: counted in memory, so that nobody asks the disk.
+
+Ages are kept by the minute: one lane costs at most 1,440 small entries for the 24 hours that a delivery may wait,
+however many deliveries there are. So the age of the oldest is right to the minute.
+"""
+
+from __future__ import annotations
+
+from pushgate.spool import Backlog
+
+MINUTE_MS = 60_000
+
+
+class Census:
+    """What waits, held deliveries included."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, dict[int, _Minute]] = {}
+
+    def add(self, lane: str, accepted_ms: int, count: int = 1) -> None:
+        """So many more wait, accepted then or later in the same minute."""
+        minutes = self._lanes.get(lane)
+        if minutes is None:
+            minutes = self._lanes[lane] = {}
+        minute = minutes.get(accepted_ms // MINUTE_MS)
+        if minute is None:
+            minutes[accepted_ms // MINUTE_MS] = _Minute(count, accepted_ms)
+        else:
+            minute.count += count
+            if accepted_ms < minute.oldest_ms:
+                minute.oldest_ms = accepted_ms
+
+    def remove(self, lane: str, accepted_ms: int) -> None:
+        """One fewer waits."""
+        minutes = self._lanes[lane]
+        minute = minutes[accepted_ms // MINUTE_MS]
+        minute.count -= 1
+        if not minute.count:
+            del minutes[accepted_ms // MINUTE_MS]
+            if not minutes:
+                del self._lanes[lane]
+
+    def backlog(self) -> dict[str, Backlog]:
+        """By lane; a lane where nothing waits is not in it."""
+        return {
+            lane: Backlog(sum(minute.count for minute in minutes.values()), minutes[min(minutes)].oldest_ms / 1000)
+            for lane, minutes in self._lanes.items()
+        }
+
+
+class _Minute:
+    __slots__ = ("count", "oldest_ms")
+
+    def __init__(self, count: int, oldest_ms: int) -> None:
+        self.count = count
+        self.oldest_ms = oldest_ms

@@ -1,0 +1,59 @@
+"""Which fingerprints were put within the window. In memory, in the order of time; a spool may keep a log of them.
+
+A fingerprint is claimed while its put is being written and kept when that is durable: a put that fails leaves no
+trace, so that its repetition is not taken for a repeat.
+"""
+
+from __future__ import annotations
+
+
+class Repeats:
+    """The window, counted from the put that was stored: a repeat does not prolong it."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_ms = int(window_s * 1000)
+        self._kept: dict[bytes, int] = {}
+        self._claimed: dict[bytes, int] = {}
+
+    def claim(self, fingerprint: bytes, now_ms: int) -> bool:
+        """Whether it is new. Then it is claimed. An empty one is always new and never claimed."""
+        if not fingerprint or not self._window_ms:
+            return True
+        if fingerprint in self._claimed or self._kept.get(fingerprint, 0) > now_ms - self._window_ms:
+            return False
+        self._claimed[fingerprint] = now_ms
+        return True
+
+    @property
+    def claimed(self) -> bytes:
+        """What is claimed and not yet kept, joined."""
+        return b"".join(self._claimed)
+
+    def keep(self) -> None:
+        """What was claimed is durable."""
+        for fingerprint, at_ms in self._claimed.items():
+            self._kept.pop(fingerprint, None)  # a lapsed one: its place in the order is the end again
+            self._kept[fingerprint] = at_ms
+        self._claimed.clear()
+
+    def drop(self) -> None:
+        """What was claimed was not stored."""
+        self._claimed.clear()
+
+    def load(self, fingerprint: bytes, at_ms: int) -> None:
+        """One that was kept by an earlier run. To be called in the order of time."""
+        self._kept[fingerprint] = at_ms
+
+    def forget_lapsed(self, now_ms: int, limit: int) -> bool:
+        """Forget at most so many that are out of the window. Returns whether there may be more."""
+        lapsed: list[bytes] = []
+        for fingerprint, at_ms in self._kept.items():
+            if at_ms > now_ms - self._window_ms or len(lapsed) == limit:
+                break
+            lapsed.append(fingerprint)
+        for fingerprint in lapsed:
+            del self._kept[fingerprint]
+        return len(lapsed) == limit
+
+    def __len__(self) -> int:
+        return len(self._kept)

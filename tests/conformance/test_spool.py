@@ -1,0 +1,700 @@
+"""Every spool keeps the promises of `spool.Spool`: one suite, run over each of them.
+
+SQLite runs twice: as it is, and with so little memory that nearly everything goes by way of the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pushgate.errors import SpoolUnavailable
+from pushgate.model import Counts, Delivery, Device, EncryptedNotification, PlainNotification, Prio
+from pushgate.outcome import Rejected
+from pushgate.spool import Lease, Spool
+from pushgate.spool.memory import MemorySpool
+from pushgate.spool.sqlite import SqliteSpool
+from tests.samples import CIPHERTEXT
+
+AnySpool = MemorySpool | SqliteSpool
+
+LANE, OTHER = "de.example.app.apns", "example-project.app.firebase"
+START = 1_760_000_000.0
+DAY_S = 86_400
+REMEMBER_S = 30 * DAY_S
+KINDS = ("memory", "sqlite", "sqlite-little-memory")
+DURABLE = KINDS[1:]
+LITTLE_MEMORY: dict[str, Any] = {"memory_rows": 2, "memory_bytes": 8_000}
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Place:
+    """Where a spool lives over several runs."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.clock = Clock()
+        self.expired: Counter[str] = Counter()
+        self._folder = folder / "0"
+        self._folder.mkdir()
+        self._opened: list[AnySpool] = []
+
+    async def open(self, **options: Any) -> AnySpool:
+        """The spool as it is on disk; in memory a new one."""
+        options = {"clock": self.clock, "on_expired": self._count, "remember_s": REMEMBER_S, **options}
+        spool: AnySpool
+        if self.kind == "memory":
+            spool = MemorySpool(**options)
+        else:
+            if self.kind == "sqlite-little-memory":
+                options |= LITTLE_MEMORY
+            spool = await SqliteSpool.open(self._folder / "spool.db", **options)
+        self._opened.append(spool)
+        return spool
+
+    def crash(self) -> None:
+        """From now on the files are as a dying process would leave them at this moment."""
+        after = self._folder.parent / f"{int(self._folder.name) + 1}"
+        shutil.copytree(self._folder, after)
+        self._folder = after
+
+    async def close(self) -> None:
+        for spool in self._opened:
+            await spool.close()
+
+    def _count(self, lane: str, count: int) -> None:
+        self.expired[lane] += count
+
+
+@pytest.fixture(params=KINDS)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(request.param, tmp_path)
+    yield place
+    await place.close()
+
+
+@pytest.fixture(params=DURABLE)
+async def durable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(request.param, tmp_path)
+    yield place
+    await place.close()
+
+
+def delivery(number: int = 0, *, lane: str = LANE, at: float = START, life_s: float = DAY_S, **more: Any) -> Delivery:
+    device = more.pop("device", None) or Device(app_id=lane, pushkey=f"pushkey-{number}", pushkey_ts=1_700_000_000)
+    sealed = EncryptedNotification(
+        device=device,
+        ciphertext=CIPHERTEXT,
+        time_message_encrypted="2025-11",
+        key_identifier="key",
+        prio=Prio.LOW,
+        counts=Counts(unread=number),
+    )
+    return Delivery(
+        id=f"{number:08d}-0000-4000-8000-000000000000",
+        device=device,
+        notification=sealed,
+        accepted_at=at,
+        expires_at=at + life_s,
+        **more,
+    )
+
+
+def plain_delivery(number: int) -> Delivery:
+    device = Device(app_id=LANE, pushkey=f"pushkey-{number}", data={"format": "event_id_only"}, tweaks={"sound": "b"})
+    notification = PlainNotification(
+        devices=(device,), event_id="$e:example.org", content={"body": "Grüße", "n": [1, None, 2.5]}
+    )
+    return Delivery(
+        id=f"{number:08d}-0000-4000-8000-000000000000",
+        device=device,
+        notification=notification,
+        accepted_at=START,
+        expires_at=START + DAY_S,
+        fingerprint=b"f" * 16,
+    )
+
+
+async def soon(spool: Spool, lane: str = LANE, limit: int = 100) -> Sequence[Lease]:
+    """What can be leased; fails where nothing comes."""
+    async with asyncio.timeout(5):
+        return await spool.lease(lane, limit)
+
+
+async def nothing(spool: Spool, lane: str = LANE) -> bool:
+    """Whether nothing can be leased."""
+    try:
+        async with asyncio.timeout(0.05):
+            await spool.lease(lane, 1)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def drain(spool: Spool, lane: str = LANE, limit: int = 100) -> list[Lease]:
+    """Everything that can be leased now, in order. It stays leased."""
+    leases: list[Lease] = []
+    while (backlog := await spool.backlog()).get(lane) and backlog[lane].waiting > len(leases):
+        leases += await soon(spool, lane, limit)
+    return leases
+
+
+def ids(leases: Sequence[Lease]) -> list[str]:
+    return [lease.delivery.id for lease in leases]
+
+
+# --- put and lease
+
+
+@pytest.mark.parametrize("make", [delivery, plain_delivery])
+async def test_what_was_put_is_leased_unchanged(place: Place, make: Callable[[int], Delivery]) -> None:
+    spool = await place.open(dedup_window_s=600)
+    deliveries = [make(1), make(2)] if make is delivery else [make(1)]
+    assert await spool.put(deliveries) == 0
+    leases = await drain(spool)
+    assert [lease.delivery for lease in leases] == deliveries
+    assert {lease.attempt for lease in leases} == {1}
+
+
+async def test_a_lease_has_at_most_its_limit_and_the_oldest_come_first(place: Place) -> None:
+    spool = await place.open()
+    numbers = range(25)
+    for number in numbers:
+        place.clock.now += 1
+        await spool.put([delivery(number)])
+    leases: list[Lease] = []
+    while len(leases) < 25:
+        some = await soon(spool, limit=4)
+        assert 1 <= len(some) <= 4
+        leases += some
+    assert ids(leases) == [delivery(number).id for number in numbers]
+
+
+async def test_a_lease_waits_until_something_is_put(place: Place) -> None:
+    spool = await place.open()
+    waiting = asyncio.create_task(spool.lease(LANE, 10))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    await spool.put([delivery(1), delivery(2, lane=OTHER)])
+    async with asyncio.timeout(5):
+        assert ids(await waiting) == [delivery(1).id]
+
+
+async def test_lanes_do_not_see_each_other(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1), delivery(2, lane=OTHER)])
+    assert ids(await drain(spool, OTHER)) == [delivery(2).id]
+    assert ids(await drain(spool)) == [delivery(1).id]
+
+
+async def test_many_who_wait_share_without_doubles(place: Place) -> None:
+    spool = await place.open()
+    got: list[str] = []
+
+    async def worker() -> None:
+        while True:
+            got.extend(ids(await spool.lease(LANE, 3)))
+
+    workers = [asyncio.create_task(worker()) for _ in range(20)]
+    await asyncio.gather(*(spool.put([delivery(n), delivery(100 + n)]) for n in range(50)))
+    async with asyncio.timeout(5):
+        while len(got) < 100:
+            await asyncio.sleep(0.005)
+    for each in workers:
+        each.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    assert sorted(got) == sorted(delivery(n).id for n in (*range(50), *range(100, 150)))
+
+
+async def test_a_cancelled_lease_loses_nothing(place: Place) -> None:
+    spool = await place.open()
+    first, second = (asyncio.create_task(spool.lease(LANE, 10)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await spool.put([delivery(1)])
+    async with asyncio.timeout(5):
+        assert ids(await second) == [delivery(1).id]
+
+
+async def test_a_lease_cancelled_in_the_moment_it_is_given_goes_to_the_next(place: Place) -> None:
+    spool = await place.open()
+    first, second = (asyncio.create_task(spool.lease(LANE, 10)) for _ in range(2))
+    await asyncio.sleep(0)
+    putting = asyncio.create_task(spool.put([delivery(1)]))
+    putting.add_done_callback(lambda _: first.cancel())
+    async with asyncio.timeout(5):
+        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+        leases = [] if first.cancelled() else list(await first)
+        if first.cancelled():
+            leases += await second
+    second.cancel()
+    await asyncio.gather(second, putting, return_exceptions=True)
+    assert ids(leases) == [delivery(1).id]
+
+
+async def test_put_of_nothing_is_nothing(place: Place) -> None:
+    spool = await place.open()
+    assert await spool.put([]) == 0
+    assert await spool.backlog() == {}
+
+
+# --- how a lease ends
+
+
+@pytest.mark.parametrize("verb", ["ack", "bury"])
+async def test_what_is_acked_or_buried_is_gone_and_no_pushkey_is_dead(place: Place, verb: str) -> None:
+    spool = await place.open()
+    await spool.put([delivery(n) for n in range(5)])
+    leases = await drain(spool)
+    await getattr(spool, verb)(leases)
+    assert await spool.backlog() == {}
+    assert await nothing(spool)
+    assert await spool.rejected_among([lease.delivery.device for lease in leases]) == frozenset()
+
+
+async def test_a_nacked_delivery_comes_again_after_its_delay_and_counts_up(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1), delivery(2)])
+    first, second = await drain(spool)
+    await spool.nack([first], delay_s=10)
+    await spool.nack([second], delay_s=0)
+    (again,) = await soon(spool)
+    assert (again.delivery, again.attempt) == (second.delivery, 2)
+    place.clock.now += 9.99
+    assert await nothing(spool)
+    place.clock.now += 0.02
+    (again,) = await soon(spool)
+    assert (again.delivery, again.attempt) == (first.delivery, 2)
+
+
+async def test_who_waits_is_woken_when_a_deferred_delivery_is_due(place: Place) -> None:
+    spool = await place.open(clock=asyncio.get_running_loop().time)
+    await spool.put([delivery(1)])
+    await spool.nack(await soon(spool), delay_s=0.5)
+    waiting = asyncio.create_task(spool.lease(LANE, 1))
+    await asyncio.sleep(0.01)
+    await spool.put([delivery(2)])
+    await spool.nack(await waiting, delay_s=0.1)
+    assert ids(await soon(spool)) == [delivery(2).id]
+    assert ids(await soon(spool)) == [delivery(1).id]
+
+
+async def test_ending_a_lease_twice_does_nothing(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1)])
+    (stale,) = await soon(spool)
+    await spool.nack([stale, stale], delay_s=0)
+    (fresh,) = await soon(spool)
+    await spool.ack([stale])
+    await spool.nack([stale], delay_s=0)
+    await spool.reject(stale, Rejected("Unregistered"))
+    assert (await spool.backlog())[LANE].waiting == 1
+    assert await spool.rejected_among([stale.delivery.device]) == frozenset()
+    await spool.ack([fresh])
+    assert await spool.backlog() == {}
+
+
+async def test_a_verb_on_no_lease_is_nothing(place: Place) -> None:
+    spool = await place.open()
+    await spool.ack([])
+    await spool.nack([], delay_s=1)
+    await spool.bury([])
+
+
+# --- dead pushkeys
+
+
+async def test_a_rejected_pushkey_is_known_dead_for_its_app_alone(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1)])
+    (lease,) = await soon(spool)
+    dead = lease.delivery.device
+    assert await spool.rejected_among([dead]) == frozenset()
+    await spool.reject(lease, Rejected("Unregistered"))
+    assert await spool.backlog() == {}
+    others = [Device(app_id=OTHER, pushkey=dead.pushkey), Device(app_id=LANE, pushkey="another")]
+    assert await spool.rejected_among([others[0], dead, others[1], dead]) == {1, 3}
+    assert await spool.rejected_among([]) == frozenset()
+
+
+async def reject(spool: Spool, device: Device, rejected: Rejected) -> None:
+    await spool.put([delivery(1, device=device)])
+    (lease,) = await soon(spool)
+    await spool.reject(lease, rejected)
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "pushkey_ts", "dead"),
+    [
+        (None, int(START) - 1, True),
+        (None, int(START), True),
+        (None, int(START) + 1, False),
+        (None, None, True),
+        (int(START - 500) * 1000, int(START) - 501, True),
+        (int(START - 500) * 1000, int(START) - 500, True),
+        (int(START - 500) * 1000, int(START) - 499, False),
+        (int(START - 500) * 1000 + 999, int(START) - 500, True),
+    ],
+)
+async def test_a_device_registered_after_its_rejection_lives(
+    place: Place, since_ms: int | None, pushkey_ts: int | None, dead: bool
+) -> None:
+    spool = await place.open()
+    await reject(spool, Device(app_id=LANE, pushkey="k"), Rejected("Unregistered", since_ms))
+    device = Device(app_id=LANE, pushkey="k", pushkey_ts=pushkey_ts)
+    assert (await spool.rejected_among([device]) == {0}) is dead
+    # a rejection that was undone is forgotten, for older devices too
+    assert (await spool.rejected_among([Device(app_id=LANE, pushkey="k")]) == {0}) is dead
+
+
+async def test_a_rejection_lapses(place: Place) -> None:
+    spool = await place.open()
+    device = Device(app_id=LANE, pushkey="k")
+    await reject(spool, device, Rejected("Unregistered", since_ms=1))
+    place.clock.now += REMEMBER_S - 1
+    await spool.sweep()
+    assert await spool.rejected_among([device]) == {0}
+    place.clock.now += 1
+    assert await spool.rejected_among([device]) == frozenset()
+    await spool.sweep()
+    assert await spool.rejected_among([device]) == frozenset()
+
+
+async def test_a_lapsed_rejection_may_be_swept_first(place: Place) -> None:
+    spool = await place.open()
+    device = Device(app_id=LANE, pushkey="k")
+    await reject(spool, device, Rejected("Unregistered"))
+    place.clock.now += REMEMBER_S
+    await spool.sweep()
+    assert await spool.rejected_among([device]) == frozenset()
+
+
+# --- repeats
+
+
+async def test_a_repeat_within_the_window_is_left_out_even_after_the_first_is_gone(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    mark = spool.fingerprint("plain", "event", LANE, "k")
+    assert await spool.put([delivery(1, fingerprint=mark)]) == 0
+    await spool.ack(await soon(spool))
+    place.clock.now += 599
+    await spool.sweep()
+    assert await spool.put([delivery(2, fingerprint=mark), delivery(3)]) == 1
+    assert ids(await drain(spool)) == [delivery(3).id]
+
+
+async def test_after_the_window_it_is_no_repeat(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    mark = b"m" * 16
+    assert await spool.put([delivery(1, fingerprint=mark)]) == 0
+    place.clock.now += 300
+    assert await spool.put([delivery(2, fingerprint=mark)]) == 1
+    place.clock.now += 300
+    assert await spool.put([delivery(3, fingerprint=mark)]) == 0, "a repeat does not prolong the window"
+    assert await spool.put([delivery(4, fingerprint=mark)]) == 1
+
+
+async def test_repeats_within_one_put_are_left_out(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    marks = (b"a" * 16, b"b" * 16, b"a" * 16, b"", b"", b"a" * 16)
+    assert await spool.put([delivery(n, fingerprint=mark) for n, mark in enumerate(marks)]) == 2
+    assert ids(await drain(spool)) == [delivery(n).id for n in (0, 1, 3, 4)]
+    assert (await spool.backlog())[LANE].waiting == 4
+
+
+async def test_repeats_of_puts_at_the_same_time_are_left_out(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    repeats = await asyncio.gather(*(spool.put([delivery(n, fingerprint=b"a" * 16)]) for n in range(20)))
+    assert sorted(repeats) == [0, *[1] * 19]
+    assert len(await drain(spool)) == 1
+
+
+async def test_without_a_window_nothing_is_a_repeat(place: Place) -> None:
+    spool = await place.open(dedup_window_s=0)
+    assert await spool.put([delivery(n, fingerprint=b"a" * 16) for n in range(3)]) == 0
+    assert len(await drain(spool)) == 3
+
+
+async def test_a_fingerprint_depends_on_every_part_and_where_parts_end(place: Place) -> None:
+    spool, another = await place.open(), MemorySpool()
+    marks = [spool.fingerprint(*parts) for parts in (("ab", "c"), ("a", "bc"), ("abc",), ("ab", "d"), ("ab", "c", ""))]
+    assert len(set(marks)) == len(marks)
+    assert {len(mark) for mark in marks} == {16}
+    assert spool.fingerprint("ab", "c") == marks[0]
+    assert another.fingerprint("ab", "c") != marks[0], "another spool has another key"
+
+
+# --- time
+
+
+async def test_a_delivery_out_of_time_can_still_be_leased(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1, life_s=10)])
+    place.clock.now += 11
+    assert ids(await soon(spool)) == [delivery(1).id]
+
+
+async def test_a_sweep_erases_what_is_out_of_time_and_not_leased(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(n, life_s=10) for n in range(3)])
+    leased, deferred = await soon(spool, limit=1), await soon(spool, limit=1)
+    await spool.nack(deferred, delay_s=100)
+    await spool.put([delivery(n, lane=OTHER, life_s=10) for n in range(300)])
+    await spool.put([delivery(n, life_s=20) for n in range(3, 8)])
+    place.clock.now += 11
+    assert await spool.sweep() == 302
+    assert place.expired == {LANE: 2, OTHER: 300}
+    assert {lane: each.waiting for lane, each in (await spool.backlog()).items()} == {LANE: 6}
+    left: list[Lease] = []
+    while len(left) < 5:
+        left += await soon(spool)
+    assert ids(left) == [delivery(n).id for n in range(3, 8)]
+    assert await nothing(spool, OTHER)
+    await spool.ack([*leased, *left])
+    assert await spool.backlog() == {}
+    assert await spool.sweep() == 0
+
+
+async def test_a_memory_spool_sweeps_when_its_backlog_is_asked_for_now_and_then() -> None:
+    clock = Clock()
+    spool = MemorySpool(clock=clock)
+    await spool.put([delivery(1, life_s=10)])
+    clock.now += 29
+    assert (await spool.backlog())[LANE].waiting == 1
+    clock.now += 1
+    assert await spool.backlog() == {}
+
+
+async def test_the_backlog_counts_what_waits_and_knows_the_oldest(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1, at=START - 600.25)])
+    await spool.put([delivery(2, at=START - 300.5), delivery(3, at=START - 300.5), delivery(4, lane=OTHER)])
+    backlog = await spool.backlog()
+    assert {lane: (each.waiting, each.oldest_at) for lane, each in backlog.items()} == {
+        LANE: (3, START - 600.25),
+        OTHER: (1, START),
+    }
+    await spool.ack(await soon(spool, limit=1))
+    backlog = await spool.backlog()
+    assert (backlog[LANE].waiting, backlog[LANE].oldest_at) == (2, START - 300.5)
+
+
+# --- the end
+
+
+async def test_a_closed_spool_refuses_and_tells_who_waits(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1), delivery(2, lane=OTHER)])
+    (lease,) = await soon(spool)
+    waiting = asyncio.create_task(spool.lease(LANE, 1))
+    await asyncio.sleep(0.01)
+    await spool.close()
+    for verb in (
+        waiting,
+        spool.put([delivery(2)]),
+        spool.lease(OTHER, 1),
+        spool.ack([lease]),
+        spool.nack([lease], delay_s=1),
+        spool.reject(lease, Rejected("Unregistered")),
+        spool.bury([lease]),
+        spool.rejected_among([lease.delivery.device]),
+        spool.backlog(),
+        spool.sweep(),
+    ):
+        with pytest.raises(SpoolUnavailable, match="closed"):
+            await verb
+    await spool.close()
+
+
+async def test_put_then_close_is_leased_again(durable: Place) -> None:
+    spool = await durable.open()
+    await asyncio.gather(*(spool.put([delivery(n)]) for n in range(10)))
+    await soon(spool, limit=3)
+    await spool.close()
+    assert sorted(ids(await drain(await durable.open()))) == sorted(delivery(n).id for n in range(10))
+
+
+async def test_put_then_crash_is_leased_again(durable: Place) -> None:
+    spool = await durable.open()
+    await spool.put([delivery(n) for n in range(10)])
+    held = await soon(spool, limit=4)
+    durable.crash()
+    assert held
+    after = await durable.open()
+    leases = await drain(after)
+    assert ids(leases) == [delivery(n).id for n in range(10)]
+    assert {lease.attempt for lease in leases} == {1}, "interrupted is not failed"
+
+
+async def test_acked_then_crash_is_not_leased_again(durable: Place) -> None:
+    spool = await durable.open()
+    await spool.put([delivery(n) for n in range(4)])
+    first, second, third, fourth = await drain(spool)
+    await spool.ack([first])
+    await spool.bury([second])
+    await spool.reject(third, Rejected("Unregistered"))
+    durable.crash()
+    after = await durable.open()
+    assert ids(await drain(after)) == [fourth.delivery.id]
+    assert await after.rejected_among([first.delivery.device, third.delivery.device]) == {1}
+
+
+async def test_a_deferred_delivery_keeps_its_time_and_its_count_over_a_crash(durable: Place) -> None:
+    spool = await durable.open()
+    await spool.put([delivery(1)])
+    await spool.nack(await soon(spool), delay_s=100)
+    durable.crash()
+    after = await durable.open()
+    assert await nothing(after)
+    durable.clock.now += 101
+    assert [lease.attempt for lease in await soon(after)] == [2]
+
+
+async def test_repeats_backlog_and_fingerprints_are_known_after_a_crash(durable: Place) -> None:
+    spool = await durable.open(dedup_window_s=600)
+    mark = spool.fingerprint("event")
+    await spool.put([delivery(1, fingerprint=mark, at=START - 120), delivery(2, lane=OTHER)])
+    backlog = await spool.backlog()
+    durable.crash()
+    after = await durable.open(dedup_window_s=600)
+    assert after.fingerprint("event") == mark
+    assert {lane: (each.waiting, each.oldest_at) for lane, each in (await after.backlog()).items()} == {
+        lane: (each.waiting, each.oldest_at) for lane, each in backlog.items()
+    }
+    assert await after.put([delivery(3, fingerprint=mark)]) == 1
+    durable.clock.now += 600
+    await after.sweep()
+    assert await after.put([delivery(4, fingerprint=mark)]) == 0
+    durable.clock.now += 600
+    assert await after.put([delivery(5, fingerprint=mark)]) == 0
+
+
+async def test_a_lapsed_window_is_not_loaded(durable: Place) -> None:
+    spool = await durable.open(dedup_window_s=600)
+    await spool.put([delivery(1, fingerprint=b"a" * 16)])
+    await spool.close()
+    durable.clock.now += 600
+    after = await durable.open(dedup_window_s=600)
+    assert await after.put([delivery(2, fingerprint=b"a" * 16)]) == 0
+
+
+# --- any order of things
+
+Step = tuple[str, int]
+VERBS = ["put", "put", "lease", "lease", "lease", "cancel", "ack", "nack", "bury", "reject", "sweep", "turn", "wait"]
+STEPS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 7)), max_size=60)
+
+
+class Model:
+    """What must be true of a spool, written down beside it."""
+
+    def __init__(self, spool: AnySpool) -> None:
+        self.spool = spool
+        self.numbers = iter(range(1_000_000))
+        self.waiting: dict[str, int] = {}
+        """Deliveries that were put and have not ended: id and the attempt that comes next."""
+        self.ending: set[str] = set()
+        self.held: list[Lease] = []
+        self.leasing: list[asyncio.Task[None]] = []
+        self.others: list[asyncio.Task[None]] = []
+
+    async def step(self, what: str, number: int) -> None:
+        match what:
+            case "put":
+                self.others.append(asyncio.create_task(self._put(number + 1)))
+            case "lease":
+                self.leasing.append(asyncio.create_task(self._lease(number + 1)))
+            case "cancel" if self.leasing:
+                self.leasing.pop(number % len(self.leasing)).cancel()
+            case "ack" | "nack" | "bury" | "reject" if self.held:
+                lease = self.held.pop(number % len(self.held))
+                self.others.append(asyncio.create_task(self._end(lease, what)))
+            case "sweep":
+                assert await self.spool.sweep() == 0
+            case "turn":
+                for _ in range(number):
+                    await asyncio.sleep(0)
+            case "wait":
+                await asyncio.sleep(number / 2000)
+
+    async def finish(self) -> None:
+        """Everything that was begun ends, and what is left can be leased exactly once."""
+        for task in self.leasing:
+            task.cancel()
+        await asyncio.gather(*self.leasing, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*self.others)
+            backlog = await self.spool.backlog()
+            assert (backlog[LANE].waiting if LANE in backlog else 0) == len(self.waiting)
+            while len(self.held) < len(self.waiting):
+                await self._lease(5)
+        assert sorted(ids(self.held)) == sorted(self.waiting)
+        assert await nothing(self.spool)
+
+    async def _put(self, count: int) -> None:
+        deliveries = [delivery(next(self.numbers)) for _ in range(count)]
+        self.waiting |= {each.id: 1 for each in deliveries}  # may be leased before `put` tells us
+        await self.spool.put(deliveries)
+
+    async def _lease(self, limit: int) -> None:
+        leases = await self.spool.lease(LANE, limit)
+        assert 1 <= len(leases) <= limit
+        for lease in leases:
+            assert lease.delivery.id not in ids(self.held), "leased twice at once"
+            assert lease.delivery.id not in self.ending, "leased while it ends"
+            assert self.waiting[lease.delivery.id] == lease.attempt
+        self.held += leases
+
+    async def _end(self, lease: Lease, verb: str) -> None:
+        name = lease.delivery.id
+        if verb == "nack":
+            self.waiting[name] += 1
+            await self.spool.nack([lease], delay_s=0)
+            return
+        self.ending.add(name)
+        if verb == "reject":
+            await self.spool.reject(lease, Rejected("Unregistered"))
+        else:
+            await getattr(self.spool, verb)([lease])
+        del self.waiting[name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=STEPS)
+def test_in_any_order_nothing_is_lost_and_nothing_leased_twice_at_once(kind: str, steps: Sequence[Step]) -> None:
+    async def play() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Place(kind, Path(folder))
+            model = Model(await place.open())
+            try:
+                for step in steps:
+                    await model.step(*step)
+                await model.finish()
+                if kind in DURABLE:
+                    place.crash()
+                    after = await place.open()
+                    assert sorted(ids(await drain(after))) == sorted(model.waiting)
+            finally:
+                await place.close()
+
+    asyncio.run(play())
