@@ -1,0 +1,256 @@
+"""The tokens that prove to a provider who we are: made or fetched ahead of time, one for all lanes of a key.
+
+`bearer()` is the value of the authorization header. A provider that calls a token bad is told of with `renew`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC
+from enum import StrEnum
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+import google.auth
+import google.auth.transport.requests
+import msgspec
+import requests
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from google.auth import exceptions, transport
+from google.auth.credentials import Credentials
+from google.oauth2 import service_account
+from msgspec import Struct
+
+from pushgate.errors import CredentialError
+from pushgate.provider.key_files import ProxyLogin, ServiceAccount
+
+Clock = Callable[[], float]
+"""Unix seconds."""
+
+GRID_S = 2400
+"""An APNs token lives from one multiple of it to the next. Apple wants 20 to 60 minutes: 40 is in the middle."""
+MIN_LIFE_S = 1200
+"""APNs answers TooManyProviderTokenUpdates to tokens that change faster."""
+CLOCK_SET_BACK_S = 300
+"""A token from further ahead than this means that the clock was wrong when it was made."""
+
+FCM_SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+AHEAD_S = 300
+"""A Google token is renewed so long before it ends, or half-way where it lives shorter than twice this."""
+FETCH_TIMEOUT_S = 5
+"""Of one request to the token endpoint; google-auth makes up to three."""
+WAIT_S = 10
+"""A delivery waits at most so long for the first token."""
+MIN_RENEWAL_S = 60
+"""A token younger than this is not fetched anew because a request was refused: the token is not the fault."""
+LONGEST_BACKOFF_S = 60
+
+_TOKEN = re.compile(r"[!-~]+")
+"""What may stand in a header: an access token with anything else is none."""
+
+
+class TokenFault(StrEnum):
+    """Why there is no token: what a `CredentialError` of a token says."""
+
+    UNREACHABLE = "token endpoint unreachable"
+    REFUSED = "token endpoint refused the credentials"
+    NO_DEFAULT = "no application default credentials"
+
+
+class ApnsToken:
+    """The provider token of an APNs key: a JWT, signed with ES256 (Apple: "Establishing a token-based connection").
+
+    Its `iat` stands on a grid and its signature is deterministic (RFC 6979), so every process and every machine with
+    the same key shows APNs the same token, without talking to each other.
+    """
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, *, key_id: str, team_id: str, clock: Clock) -> None:
+        self._key = key
+        self._key_id = key_id
+        self._team_id = team_id
+        self._clock = clock
+        self._issued_at = -math.inf
+        self._good_until = -math.inf
+        self._bearer = ""
+
+    def bearer(self) -> str:
+        """`bearer <jwt>`, at most 40 minutes old."""
+        now = self._clock()
+        if not self._issued_at - CLOCK_SET_BACK_S <= now < self._good_until:
+            slot = math.floor(now / GRID_S) * GRID_S
+            self._issue(slot, good_until=slot + GRID_S)
+        return self._bearer
+
+    def renew(self, refused: str) -> bool:
+        """APNs calls this bearer expired. Whether there is another one to try: only if it is older than 20 minutes."""
+        if refused != self.bearer():
+            return True
+        now = self._clock()
+        if now - self._issued_at < MIN_LIFE_S:
+            return False
+        self._issue(self._issued_at + MIN_LIFE_S, good_until=now + MIN_LIFE_S)
+        return True
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _issue(self, issued_at: float, *, good_until: float) -> None:
+        head = _base64url(msgspec.json.encode({"alg": "ES256", "kid": self._key_id}))
+        claims = _base64url(msgspec.json.encode({"iss": self._team_id, "iat": int(issued_at)}))
+        signed = head + b"." + claims
+        signature = self._key.sign(signed, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        r, s = decode_dss_signature(signature)
+        jwt = signed + b"." + _base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+        self._issued_at = issued_at
+        self._good_until = good_until
+        self._bearer = f"bearer {jwt.decode()}"
+
+
+def _base64url(raw: bytes) -> bytes:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+class Fetched(Struct, frozen=True):
+    """An access token as the token endpoint gave it."""
+
+    token: str
+    expires_at: float
+
+    def __repr__(self) -> str:
+        return f"Fetched(expires_at={self.expires_at})"
+
+
+class GoogleToken:
+    """An access token of Google, fetched in a thread, one fetch at a time, ahead of its end.
+
+    While a fetch fails the old token is used as long as it is valid; after that `bearer` raises `CredentialError`.
+    """
+
+    def __init__(self, fetch: Callable[[], Fetched], *, clock: Clock) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._bearer = ""
+        self._fetched_at = -math.inf
+        self._fresh_until = -math.inf
+        self._expires_at = -math.inf
+        self._next_try_at = -math.inf
+        self._failures = 0
+        self._fault = TokenFault.UNREACHABLE
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def bearer(self) -> str:
+        """`Bearer <token>`. Raises CredentialError when there is none, with a `TokenFault` as its message."""
+        now = self._clock()
+        if now < self._fresh_until:
+            return self._bearer
+        if self._fetching is None and now >= self._next_try_at:
+            self._fetching = asyncio.create_task(self._refresh())
+        if now < self._expires_at:
+            return self._bearer
+        if self._fetching is not None:
+            await asyncio.wait((self._fetching,), timeout=WAIT_S)
+        if self._clock() < self._expires_at:
+            return self._bearer
+        raise CredentialError(self._fault)
+
+    def renew(self, refused: str) -> bool:
+        """FCM does not take this bearer. Whether there is another one to try, or one worth fetching."""
+        if refused != self._bearer:
+            return True
+        if self._clock() - self._fetched_at < MIN_RENEWAL_S:
+            return False
+        self._fresh_until = self._expires_at = -math.inf
+        return True
+
+    async def close(self) -> None:
+        """Stop fetching. A request that its thread is in ends by its own timeout."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait((self._fetching,))
+
+    async def _refresh(self) -> None:
+        try:
+            fetched = await asyncio.to_thread(self._fetch)
+        except CredentialError as error:
+            self._failed(TokenFault(str(error)))
+        else:
+            self._take(fetched)
+        finally:
+            self._fetching = None
+
+    def _take(self, fetched: Fetched) -> None:
+        now = self._clock()
+        lifetime_s = fetched.expires_at - now
+        if lifetime_s <= 0:
+            self._failed(TokenFault.REFUSED)
+            return
+        self._failures = 0
+        self._bearer = f"Bearer {fetched.token}"
+        self._fetched_at = now
+        self._expires_at = fetched.expires_at
+        self._fresh_until = now + max(lifetime_s - AHEAD_S, lifetime_s / 2)
+
+    def _failed(self, fault: TokenFault) -> None:
+        self._fault = fault
+        self._failures += 1
+        self._next_try_at = self._clock() + min(2.0 ** min(self._failures, 10), LONGEST_BACKOFF_S)
+
+
+class Way(Struct, frozen=True):
+    """How the token endpoint is reached: whom to trust (None: the system's CAs), and through which proxy."""
+
+    ca_file: Path | None = None
+    proxy: ProxyLogin | None = None
+
+
+def google_fetch(account: ServiceAccount | None, *, way: Way) -> Callable[[], Fetched]:
+    """A function that fetches a token for FCM: of a service account, or of the application default credentials.
+
+    It blocks, and raises CredentialError with a `TokenFault` as its message.
+    """
+    if account is None:
+        return functools.partial(_fetch, _default_credentials, way=way)
+    make = service_account.Credentials.from_service_account_info
+    made = make(account.info, scopes=[FCM_SCOPE])  # type: ignore[no-untyped-call] # google-auth has no types there
+    return functools.partial(_fetch, lambda _: made, way=way)
+
+
+def _proxy_url(proxy: ProxyLogin) -> str:
+    user, _, password = proxy.login.partition(":")
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if proxy.login else ""
+    return f"http://{login}{proxy.host}:{proxy.port}"
+
+
+def _default_credentials(request: transport.Request) -> Credentials:
+    found, _ = google.auth.default(scopes=[FCM_SCOPE], request=request)
+    return found
+
+
+def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way) -> Fetched:
+    verify: bool | str = str(way.ca_file) if way.ca_file else True
+    try:
+        with requests.Session() as session:
+            if way.proxy is not None:
+                session.proxies = {"https": _proxy_url(way.proxy)}
+            plain = transport.requests.Request(session)
+            request = cast(transport.Request, functools.partial(plain, timeout=FETCH_TIMEOUT_S, verify=verify))
+            found = credentials(request)
+            found.refresh(request)  # type: ignore[no-untyped-call] # google-auth has no types there
+    except exceptions.DefaultCredentialsError as error:
+        raise CredentialError(TokenFault.NO_DEFAULT) from error
+    except (exceptions.TransportError, OSError) as error:
+        raise CredentialError(TokenFault.UNREACHABLE) from error
+    except Exception as error:  # a foreign library reads a foreign answer: it may fail in any way
+        retryable = isinstance(error, exceptions.RefreshError) and error.retryable
+        raise CredentialError(TokenFault.UNREACHABLE if retryable else TokenFault.REFUSED) from error
+    if not isinstance(found.token, str) or not _TOKEN.fullmatch(found.token) or found.expiry is None:
+        raise CredentialError(TokenFault.REFUSED)
+    return Fetched(found.token, found.expiry.replace(tzinfo=UTC).timestamp())

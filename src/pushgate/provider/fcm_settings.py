@@ -1,0 +1,90 @@
+"""What the configuration says about one app of FCM, checked whole: files, shapes, what goes together."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pushgate.errors import CredentialError
+from pushgate.provider.fields import CaFile, Endpoint, OptionalFile, ProxyUrl
+from pushgate.provider.key_files import read_service_account
+
+DATA_KEYS = frozenset(
+    {
+        "ciphertext",
+        "time_message_encrypted",
+        "key_identifier",
+        "identifier",
+        "unread",
+        "missed_calls",
+        "event_id",
+        "room_id",
+        "type",
+        "sender",
+        "sender_display_name",
+        "room_name",
+        "room_alias",
+        "content",
+        "prio",
+    }
+)
+"""Keys of the data message that are ours: `forward_data` cannot name them, nor anything with `content_`."""
+
+RESERVED_KEYS = frozenset({"from", "message_type", "collapse_key", "gcm"})
+RESERVED_PREFIXES = ("google", "gcm.")
+"""FCM refuses them in `data` (FCM: projects.messages, `data`; the pages differ, so all of them)."""
+
+_PROJECT_ID = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+
+class Settings(BaseModel, frozen=True):
+    """One app: its Firebase project, how we prove that we may push to it, and how its data looks."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+    provider: Literal["fcm"] = "fcm"
+    project_id: str
+    credentials_file: OptionalFile = None
+    allow_other_project: bool = False
+    endpoint: Endpoint = ""
+    ca_file: CaFile = None
+    proxy: ProxyUrl = ""
+    proxy_login_file: OptionalFile = None
+    flatten_content: bool = False
+    forward_data: tuple[str, ...] = ()
+    max_in_flight: int = Field(default=1000, ge=1, le=100_000)
+    max_connections: int = Field(default=4, ge=1, le=64)
+    request_timeout_s: float = Field(default=10, gt=0, le=120)
+
+    @field_validator("project_id")
+    @classmethod
+    def _project_id_has_its_shape(cls, project_id: str) -> str:
+        if not _PROJECT_ID.fullmatch(project_id):
+            mend = "copy the project id (not the name or number) from the Firebase console"
+            raise ValueError(f"not a project id -> {mend}")
+        return project_id
+
+    @field_validator("forward_data")
+    @classmethod
+    def _forwarded_keys_are_free(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        ours = DATA_KEYS | RESERVED_KEYS
+        prefixes = (*RESERVED_PREFIXES, "content_")
+        taken = [name for name in names if not name or name in ours or name.startswith(prefixes)]
+        if taken:
+            raise ValueError(f"{', '.join(map(repr, taken))} cannot be forwarded -> take it out of the list")
+        return names
+
+    @model_validator(mode="after")
+    def _account_belongs_to_the_project(self) -> Self:
+        if self.credentials_file is None:
+            return self
+        try:
+            account = read_service_account(self.credentials_file)
+        except CredentialError as error:
+            raise ValueError(str(error)) from error
+        if account.project_id != self.project_id and not self.allow_other_project:
+            mend = "name the key file of this project, or set allow_other_project = true"
+            raise ValueError(f"the service account belongs to another project -> {mend}")
+        return self

@@ -1,0 +1,131 @@
+"""A provider as the peer of connections: its address, the proxy on the way, TLS (always verified), and the line."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import os
+import secrets
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.hazmat.primitives import serialization
+
+from pushgate.errors import NotSent, Unanswered
+from pushgate.http2 import Response
+from pushgate.http2.target import Proxy, Target
+from pushgate.outcome import Cause, Deferred
+from pushgate.provider import ProviderRequest
+from pushgate.provider.answer import CONNECT, RESET, TIMEOUT
+from pushgate.provider.fields import split_url
+from pushgate.provider.key_files import ClientCertificate, ProxyLogin
+
+RENEW_EVERY_S = 30.0
+DRAIN_S = 10.0
+"""What is in flight on connections that give way has so long to be answered."""
+
+
+def target(default_host: str, *, endpoint: str, proxy: ProxyLogin | None, tls: ssl.SSLContext) -> Target:
+    """Where to connect: to `endpoint` (https://host[:port]) where there is one, else to `default_host`."""
+    parts = split_url(endpoint or f"https://{default_host}", schemes=("https",))
+    assert parts.hostname is not None
+    return Target(parts.hostname, parts.port or 443, tls, proxy=_http2_proxy(proxy) if proxy else None)
+
+
+def _http2_proxy(proxy: ProxyLogin) -> Proxy:
+    login = base64.b64encode(proxy.login.encode()).decode()
+    return Proxy(proxy.host, proxy.port, f"Basic {login}" if login else "")
+
+
+def tls_context(*, ca_file: Path | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+    """TLS 1.2 at least, HTTP/2 by ALPN. Trusts the CAs in `ca_file`, else the system's, and shows `certificate`."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    if certificate is not None:
+        _show(context, certificate)
+    return context
+
+
+def _show(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
+    """OpenSSL takes a key only from a file: it gets one in memory, sealed with a password that is used once."""
+    password = secrets.token_hex(32)
+    key_pem = certificate.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(password.encode()),
+    )
+    with _private_file(certificate.chain_pem + key_pem) as path:
+        context.load_cert_chain(path, password=password)
+
+
+@contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    """A file that only this process can open: in memory, or where the system has no such, a temporary one (0600)."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:  # pragma: no cover - not on Linux
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+
+
+class Asker(Protocol):
+    """What is needed of an `http2.Pool`."""
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+        """Raises NotSent or Unanswered."""
+        ...
+
+    async def close(self, timeout_s: float = 0.0) -> None:
+        """Take no more requests, wait for those in flight, close every connection."""
+        ...
+
+
+class Line:
+    """The line to a peer: a pool of connections, which gives way to a new one when the peer wants other connections."""
+
+    def __init__(self, open_pool: Callable[[], Asker]) -> None:
+        self._open_pool = open_pool
+        self._pool = open_pool()
+        self._renewed_at = -math.inf
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def ask(self, request: ProviderRequest, *, timeout_s: float) -> Response | Deferred:
+        """The peer's answer, or why there is none. Never raises for anything that the network does."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        try:
+            return await self._pool.request(request.head, request.body, timeout_s=timeout_s)
+        except NotSent:
+            return Deferred(Cause.CONNECTION, CONNECT)
+        except Unanswered:
+            return Deferred(Cause.CONNECTION, TIMEOUT if clock() >= deadline else RESET)
+
+    def renew(self) -> None:
+        """What comes from now on takes new connections; the old ones close when they have answered.
+
+        Not more often than every `RENEW_EVERY_S`: a peer that refuses all connections must not be flooded with them.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed_at >= RENEW_EVERY_S:
+            self._renewed_at = now
+            leaving = asyncio.create_task(self._pool.close(DRAIN_S))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+            self._pool = self._open_pool()
+
+    async def close(self) -> None:
+        """Close the connections, old and new. Nothing is in flight any more."""
+        await asyncio.gather(self._pool.close(), *self._leaving)

@@ -1,0 +1,202 @@
+"""The FCM provider against the emulator at its strictest, over TLS and HTTP/2, with its token endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushgate.emulator import Fault, FcmEmulator, Landscape
+from pushgate.emulator.script import Step
+from pushgate.model import Counts, Delivery, Prio
+from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.provider.credentials import TokenFault
+from pushgate.provider.fcm import FcmProvider, Settings
+from pushgate.provider.sharing import Sharing
+from tests.provider_samples import CIPHERTEXT, badge_only, delivery, device, plain, sealed
+
+PUSHKEY = "cZ1-_x:APA91b" + "A" * 130
+
+Open = Callable[..., FcmProvider]
+
+
+@pytest.fixture(scope="module")
+def landscape(tmp_path_factory: pytest.TempPathFactory) -> Landscape:
+    return Landscape(tmp_path_factory.mktemp("fcm"), project_id="my-project")
+
+
+@pytest.fixture
+async def emulator(landscape: Landscape) -> AsyncIterator[FcmEmulator]:
+    emulator = FcmEmulator(
+        tls=landscape.server_tls(),
+        project_id=landscape.project_id,
+        service_account_email=landscape.service_account_email,
+        public_key=landscape.service_account_public_key,
+    )
+    await emulator.start()
+    yield emulator
+    await emulator.close()
+
+
+@pytest.fixture
+async def opened(landscape: Landscape, emulator: FcmEmulator) -> AsyncIterator[Open]:
+    """Opens providers to the emulator, and closes them."""
+    sharing = Sharing()
+    providers: list[FcmProvider] = []
+
+    def open_(*, clock: Callable[[], float] = time.time, **more: Any) -> FcmProvider:
+        fields: dict[str, Any] = {
+            "project_id": landscape.project_id,
+            "credentials_file": landscape.write_service_account(token_url=emulator.token_url),
+            "endpoint": f"https://127.0.0.1:{emulator.port}",
+            "ca_file": landscape.ca_file,
+        }
+        providers.append(FcmProvider.open(Settings(**fields | more), clock=clock, sharing=sharing))
+        return providers[-1]
+
+    yield open_
+    for provider in providers:
+        await provider.close()
+
+
+@pytest.fixture
+def provider(opened: Open) -> FcmProvider:
+    return opened()
+
+
+def to_fcm(found: Delivery, pushkey: str = PUSHKEY) -> Delivery:
+    return delivery(found.notification, device(pushkey))
+
+
+async def test_sealed_arrives_as_data_with_the_keys_that_the_app_reads(
+    emulator: FcmEmulator, provider: FcmProvider
+) -> None:
+    assert await provider.send(to_fcm(sealed(prio=Prio.HIGH, identifier="abc"))) == Accepted()
+    (message,) = emulator.devices()[PUSHKEY]
+    assert isinstance(message.payload, dict)
+    assert message.payload.keys() == {"token", "data", "android"}
+    assert message.payload["data"] == {
+        "ciphertext": CIPHERTEXT,
+        "time_message_encrypted": "2026-11",
+        "key_identifier": "123e4567-e89b-12d3-a456-426614174000",
+        "identifier": "abc",
+    }
+    assert message.payload["android"]["priority"] == "HIGH"
+
+
+@pytest.mark.parametrize("flatten_content", [False, True], ids=["json", "flat"])
+@pytest.mark.parametrize(
+    "found",
+    [
+        sealed(counts=Counts(unread=1, missed_calls=0)),
+        plain(),
+        plain(prio=Prio.LOW),
+        plain(content={"body": "ä" * 60_000, "from": "x", "google": "y"}, room_name="n" * 4000),
+        badge_only(),
+        plain(event_id=None, counts=None),
+    ],
+    ids=["sealed", "plain", "plain low", "plain shortened", "badge", "about nothing"],
+)
+async def test_every_kind_is_accepted_by_a_strict_fcm(
+    emulator: FcmEmulator, opened: Open, found: Delivery, flatten_content: bool
+) -> None:
+    assert await opened(flatten_content=flatten_content).send(to_fcm(found)) == Accepted()
+    assert len(emulator.devices()[PUSHKEY]) == 1
+
+
+async def test_many_at_once_share_one_access_token_and_few_connections(emulator: FcmEmulator, opened: Open) -> None:
+    lanes = [opened(), opened(flatten_content=True)]
+    outcomes = await asyncio.gather(*(lanes[n % 2].send(to_fcm(sealed(), f"token{n}")) for n in range(200)))
+    assert outcomes == [Accepted()] * 200
+    assert emulator.counts["token_requests"] == 1
+    assert emulator.counts["connections"] <= 5, "four for messages, one for the token"
+
+
+async def test_dead_token_is_rejected(emulator: FcmEmulator, provider: FcmProvider) -> None:
+    emulator.kill(PUSHKEY)
+    assert await provider.send(to_fcm(sealed())) == Rejected("UNREGISTERED")
+
+
+async def test_token_that_fcm_calls_invalid_is_rejected(provider: FcmProvider) -> None:
+    assert await provider.send(to_fcm(sealed(), "not!a!token")) == Rejected("INVALID_ARGUMENT")
+
+
+SCRIPTED: list[tuple[Step, Outcome]] = [
+    (Step(429), Deferred(Cause.QUOTA, "QUOTA_EXCEEDED", 60.0)),
+    (Step(429, retry_after="90"), Deferred(Cause.QUOTA, "QUOTA_EXCEEDED", 90.0)),
+    (Step(429, "RATE_LIMIT_EXCEEDED"), Deferred(Cause.QUOTA, "RESOURCE_EXHAUSTED", 60.0)),
+    (Step(500), Deferred(Cause.PROVIDER, "INTERNAL")),
+    (Step(503, retry_after="30"), Deferred(Cause.PROVIDER, "UNAVAILABLE", 30.0)),
+    (Step(502, body="<html>Bad Gateway</html>"), Deferred(Cause.PROVIDER, "status 502")),
+    (Step(404, body="<html>Not Found</html>"), Deferred(Cause.CREDENTIALS, "status 404")),
+    (Step(401, "THIRD_PARTY_AUTH_ERROR"), Deferred(Cause.CREDENTIALS, "THIRD_PARTY_AUTH_ERROR")),
+    (Step(403), Rejected("SENDER_ID_MISMATCH")),
+    (Step(400), Undeliverable("INVALID_ARGUMENT")),
+    (Step(fault=Fault.RESET), Deferred(Cause.CONNECTION, "reset")),
+    (Step(fault=Fault.REFUSE), Accepted()),
+    (Step(fault=Fault.GOAWAY), Accepted()),
+]
+
+
+def name(value: Step | Outcome) -> str:
+    return f"{value.status} {value.reason} {value.fault}" if isinstance(value, Step) else type(value).__name__
+
+
+@pytest.mark.parametrize(("step", "outcome"), SCRIPTED, ids=name)
+async def test_scripted_trouble_has_its_outcome_and_the_next_one_is_accepted(
+    emulator: FcmEmulator, provider: FcmProvider, step: Step, outcome: Outcome
+) -> None:
+    emulator.script(PUSHKEY, [step])
+    assert await provider.send(to_fcm(sealed(), "another")) == Accepted()
+    assert await provider.send(to_fcm(sealed())) == outcome
+    assert await provider.send(to_fcm(sealed(), "another")) == Accepted()
+
+
+async def test_access_token_that_was_revoked_is_fetched_anew_once(emulator: FcmEmulator, opened: Open) -> None:
+    ahead = 0.0
+    provider = opened(clock=lambda: time.time() + ahead)
+    assert await provider.send(to_fcm(sealed())) == Accepted()
+    emulator.revoke_access_tokens()
+    ahead = 120.0
+    outcomes = await asyncio.gather(*(provider.send(to_fcm(sealed(), f"token{n}")) for n in range(20)))
+    assert outcomes == [Accepted()] * 20
+    assert emulator.counts["token_requests"] == 2
+
+
+async def test_access_token_is_fetched_ahead_of_its_end(emulator: FcmEmulator, opened: Open) -> None:
+    ahead = 0.0
+    provider = opened(clock=lambda: time.time() + ahead)
+    assert await provider.send(to_fcm(sealed())) == Accepted()
+    ahead = 3400.0
+    async with asyncio.timeout(5):
+        while emulator.counts["token_requests"] == 1:
+            assert await provider.send(to_fcm(sealed())) == Accepted()
+    assert "reason.UNAUTHENTICATED" not in emulator.counts
+
+
+async def test_project_that_is_not_ours_is_a_fault_of_credentials(opened: Open) -> None:
+    provider = opened(project_id="other-project", allow_other_project=True)
+    assert await provider.send(to_fcm(sealed())) == Deferred(Cause.CREDENTIALS, "PERMISSION_DENIED")
+
+
+async def test_account_that_the_token_endpoint_refuses_is_a_fault_of_credentials(
+    emulator: FcmEmulator, opened: Open, tmp_path: Path
+) -> None:
+    stranger = Landscape(tmp_path / "stranger", project_id="my-project")
+    path = stranger.write_service_account(token_url=emulator.token_url)
+    outcome = await opened(credentials_file=path).send(to_fcm(sealed()))
+    assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
+    assert "requests" not in emulator.counts
+
+
+async def test_token_endpoint_that_is_not_trusted_gets_nothing(
+    emulator: FcmEmulator, opened: Open, tmp_path: Path
+) -> None:
+    stranger = Landscape(tmp_path / "stranger")
+    outcome = await opened(ca_file=stranger.ca_file).send(to_fcm(sealed()))
+    assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.UNREACHABLE)
+    assert "token_requests" not in emulator.counts

@@ -1,0 +1,245 @@
+"""FCM requests: the header block, what is refused beforehand, and what becomes of an attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hpack import Decoder, NeverIndexedHeaderTuple
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushgate.errors import CredentialError, NotSent, Unanswered
+from pushgate.http2 import Response
+from pushgate.model import Counts, Delivery
+from pushgate.outcome import Accepted, Cause, Deferred, Rejected, Undeliverable
+from pushgate.provider import ProviderRequest
+from pushgate.provider.credentials import Fetched, GoogleToken, TokenFault
+from pushgate.provider.fcm import NOT_A_TOKEN, REASONS, TOO_LARGE, FcmProvider, build_request, head
+from pushgate.provider.fcm_payload import MAX_DATA_BYTES, Look, data_bytes
+from pushgate.provider.fcm_settings import Settings
+from pushgate.provider.peer import Line
+from tests.provider_samples import NOW, badge_only, device, plain, sealed
+
+
+def test_head_is_what_fcm_wants_in_the_order_of_http2_and_authorization_is_never_indexed() -> None:
+    block = head("my-project", authority="fcm.googleapis.com", bearer="Bearer abc")
+    fields = Decoder().decode(block, raw=True)
+    assert [(name.decode(), value.decode()) for name, value in fields] == [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "fcm.googleapis.com"),
+        (":path", "/v1/projects/my-project/messages:send"),
+        ("authorization", "Bearer abc"),
+        ("content-type", "application/json"),
+    ]
+    assert {field[0] for field in fields if isinstance(field, NeverIndexedHeaderTuple)} == {b"authorization"}
+
+
+@pytest.mark.parametrize("pushkey", ["", " ", "a b", "a/b", "a\n", "\x00", "ä", "a" * 4097, "a\x7f"])
+def test_pushkey_that_is_no_token_is_refused_and_never_sent(pushkey: str) -> None:
+    delivery = sealed(device(pushkey))
+    assert provider().refuse(delivery) == NOT_A_TOKEN
+    assert build_request(delivery, look=Look(False, ()), head=b"", now=NOW) == Undeliverable(NOT_A_TOKEN)
+
+
+def test_ordinary_ones_are_not_refused() -> None:
+    token = "cZ1-_x:APA91b" + "A" * 130
+    for delivery in (sealed(device(token)), plain(), badge_only(), plain(content={"body": "x" * 60_000})):
+        assert provider().refuse(delivery) is None
+    assert provider(forward_data=("x",)).refuse(sealed(device(data={"x": 1}))) is None
+    assert provider().refuse(plain(event_id="e" * 900)) is None
+    assert provider().refuse(sealed(ciphertext="ä" * 1404, key_identifier="k" * 600)) is None
+
+
+@pytest.mark.parametrize(
+    ("delivery", "more"),
+    [
+        (sealed(key_identifier="k" * 3000), {}),
+        (sealed(ciphertext="€" * 1404), {}),
+        (sealed(device(data={"big": "x" * 3000})), {"forward_data": ("big",)}),
+        (plain(event_id="$" * 5000), {}),
+        (plain(room_id="€" * 1400), {}),
+    ],
+)
+def test_what_cannot_be_made_to_fit_is_refused(delivery: Delivery, more: dict[str, Any]) -> None:
+    assert provider(**more).refuse(delivery) == TOO_LARGE
+
+
+@given(
+    ciphertext=st.text(st.characters(codec="utf-8"), min_size=1404, max_size=1404),
+    key_identifier=st.text(st.characters(codec="utf-8"), max_size=900),
+    identifier=st.none() | st.text(st.characters(codec="utf-8"), max_size=900),
+    counts=st.none() | st.builds(Counts, unread=st.integers(0, 2**60), missed_calls=st.integers(0, 2**60)),
+)
+def test_what_is_not_refused_fits(
+    ciphertext: str, key_identifier: str, identifier: str | None, counts: Counts | None
+) -> None:
+    delivery = sealed(ciphertext=ciphertext, key_identifier=key_identifier, identifier=identifier, counts=counts)
+    fits = data_bytes(delivery, Look(False, ())) <= MAX_DATA_BYTES
+    assert (provider().refuse(delivery) is None) == fits
+
+
+# Sending
+
+
+class FakePool:
+    """Answers in turn; keeps what it was asked."""
+
+    def __init__(self, *answers: Response | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[tuple[bytes, bytes, float]] = []
+        self.closed = 0
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+        self.requests.append((head, body, timeout_s))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def close(self, timeout_s: float = 0.0) -> None:
+        self.closed += 1
+
+    def bearers(self) -> list[str]:
+        heads = [dict(Decoder().decode(head, raw=True)) for head, _, _ in self.requests]
+        return [head[b"authorization"].decode() for head in heads]
+
+
+class Clock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Fetches:
+    """A token endpoint that counts: token-1, token-2, or a fault."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.count = 0
+        self.fault: TokenFault | None = None
+
+    def __call__(self) -> Fetched:
+        self.count += 1
+        if self.fault is not None:
+            raise CredentialError(self.fault)
+        return Fetched(f"token-{self.count}", self.clock.now + 3600)
+
+
+class World:
+    """A provider, its pool, its token endpoint and its clock."""
+
+    def __init__(self, *answers: Response | Exception, **more: Any) -> None:
+        self.clock = Clock()
+        self.fetches = Fetches(self.clock)
+        self.pool = FakePool(*answers)
+        fields = {"project_id": "my-project"} | more
+        self.provider = FcmProvider(
+            Settings(**fields),
+            line=Line(lambda: self.pool),
+            authority="x.example.org",
+            token=GoogleToken(self.fetches, clock=self.clock),
+            clock=self.clock,
+        )
+
+
+def provider(**more: Any) -> FcmProvider:
+    return World(**more).provider
+
+
+def error(status: int, code: str, **headers: Any) -> Response:
+    kind = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+    body = f'{{"error":{{"status":"{code}","details":[{{"@type":"{kind}","errorCode":"{code}"}}]}}}}'
+    return Response(status, body.encode(), decoded=headers)
+
+
+def refused(status: int = 401, code: str = "UNAUTHENTICATED") -> Response:
+    return Response(status, b'{"error":{"status":"%s"}}' % code.encode(), decoded={})
+
+
+OK = Response(200, b'{"name":"projects/my-project/messages/1"}')
+
+
+async def test_200_is_accepted_with_the_fetched_token() -> None:
+    world = World(OK, OK, request_timeout_s=12)
+    assert await world.provider.send(sealed()) == Accepted()
+    assert await world.provider.send(plain()) == Accepted()
+    assert world.pool.bearers() == ["Bearer token-1"] * 2
+    assert world.fetches.count == 1
+    assert world.pool.requests[0][2] == 12
+
+
+async def test_an_answer_is_classified_with_retry_after_against_our_clock() -> None:
+    date = {"retry-after": "Sun, 15 Jun 2025 15:08:40 GMT"}
+    world = World(error(404, "UNREGISTERED"), error(503, "UNAVAILABLE", **date))
+    assert await world.provider.send(sealed()) == Rejected("UNREGISTERED")
+    assert await world.provider.send(sealed()) == Deferred(Cause.PROVIDER, "UNAVAILABLE", 120.0)
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "UNAUTHENTICATED"), (403, "PERMISSION_DENIED")])
+async def test_refused_token_is_fetched_anew_and_the_request_repeated_once(status: int, code: str) -> None:
+    world = World(OK, refused(status, code), OK)
+    await world.provider.send(sealed())
+    world.clock.now += 600
+    assert await world.provider.send(sealed()) == Accepted()
+    assert world.pool.bearers() == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
+    assert world.pool.requests[1][1] == world.pool.requests[2][1]
+
+
+async def test_refusal_that_stays_is_a_fault_of_credentials_and_does_not_hammer_the_token_endpoint() -> None:
+    world = World(OK, *[refused()] * 4)
+    await world.provider.send(sealed())
+    world.clock.now += 600
+    for _ in range(3):
+        assert await world.provider.send(sealed()) == Deferred(Cause.CREDENTIALS, "UNAUTHENTICATED")
+    assert world.fetches.count == 2
+    assert world.pool.answers == []
+
+
+async def test_no_token_is_a_fault_of_credentials_and_nothing_is_sent() -> None:
+    world = World()
+    world.fetches.fault = TokenFault.REFUSED
+    assert await world.provider.send(sealed()) == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
+    assert world.pool.requests == []
+    assert TokenFault.REFUSED in REASONS
+
+
+async def test_token_that_cannot_be_fetched_anew_after_a_refusal_is_a_fault_of_credentials() -> None:
+    world = World(OK, refused())
+    await world.provider.send(sealed())
+    world.clock.now += 600
+    world.fetches.fault = TokenFault.UNREACHABLE
+    assert await world.provider.send(sealed()) == Deferred(Cause.CREDENTIALS, TokenFault.UNREACHABLE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(NotSent("no connection"), "connect"), (Unanswered("stream reset by the peer"), "reset")]
+)
+async def test_no_answer_is_deferred(fault: Exception, reason: str) -> None:
+    assert await World(fault).provider.send(sealed()) == Deferred(Cause.CONNECTION, reason)
+    assert reason in REASONS
+
+
+async def test_misdirected_request_has_the_connections_replaced() -> None:
+    world = World(Response(421, b"", decoded={}))
+    assert await world.provider.send(sealed()) == Deferred(Cause.CONNECTION, "status 421")
+    await asyncio.sleep(0)
+    assert world.pool.closed == 1
+
+
+async def test_what_cannot_be_sent_never_reaches_the_pool() -> None:
+    world = World()
+    assert await world.provider.send(sealed(device("no token"))) == Undeliverable(NOT_A_TOKEN)
+    assert world.pool.requests == []
+
+
+def test_no_repr_shows_pushkey_or_credentials() -> None:
+    request = build_request(sealed(), look=Look(False, ()), head=b"Bearer abc", now=NOW)
+    assert isinstance(request, ProviderRequest)
+    for thing in (request, provider(), Fetched("abc", 1.0)):
+        assert "abc" not in repr(thing)
+        assert "ab" * 32 not in repr(thing)
