@@ -1,0 +1,42 @@
+"""The command line: which commands there are. What each does stands in `commands`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from pushgate import __version__
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+app = App(
+    name="pushgate",
+    version=f"pushgate {__version__}",
+    help="A Push Gateway: takes notifications from services, keeps them on disk, hands them to Apple and Google."
+    "\n\nStart with `pushgate demo`: it needs no configuration and shows the whole way from request to phone.",
+    help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
+)
+app.command("pushgate.commands.serve:serve", name="serve")
+app.command("pushgate.commands.check_config:check_config", name="check-config")
+app.command("pushgate.commands.demo:demo", name="demo")
+app.command("pushgate.commands.emulate:emulate", name="emulate")
+app.command("pushgate.commands.send:send", name="send")
+app.command("pushgate.commands.keys:app", name="keys")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return USAGE
+    except KeyboardInterrupt:
+        return FAILED
+    return result if isinstance(result, int) else DONE
+
+
+def main() -> None:
+    """Entry point of the `pushgate` command."""
+    sys.exit(run())

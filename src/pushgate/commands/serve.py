@@ -1,0 +1,72 @@
+"""`pushgate serve`: run the gateway until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import structlog
+import uvloop
+from cyclopts import Parameter
+
+from pushgate import cli, logs
+from pushgate.commands.check_config import load_or_explain
+from pushgate.config import Settings
+from pushgate.errors import SpoolUnusable
+from pushgate.gateway import Gateway, Ports
+
+log = structlog.get_logger(__name__)
+
+
+def serve(
+    *,
+    config: Annotated[Path, Parameter(help="The configuration (TOML). Environment variables PUSHGATE_… win over it.")],
+    role: Annotated[
+        Literal["all", "api", "worker"],
+        Parameter(help="`all` takes and sends. `api` and `worker` need a spool that several machines share."),
+    ] = "all",
+) -> int:
+    """Run the gateway.
+
+    The first SIGTERM drains it: new requests are answered 503, what is on its way to a provider is awaited for
+    `delivery.drain_s` seconds, everything else stays in the spool. A second one ends it at once. Either way nothing
+    is lost.
+    """
+    settings = load_or_explain(config)
+    if settings is None:
+        return cli.USAGE
+    if role != "all":
+        print(
+            f"--role {role} needs a spool that several machines share; this one is {settings.spool.url}",
+            file=sys.stderr,
+        )
+        return cli.USAGE
+    logs.configure(level=settings.log.level, form=settings.log.format)
+    try:
+        return uvloop.run(_serve(settings))
+    except (SpoolUnusable, OSError) as fault:
+        print(f"pushgate cannot start: {fault}", file=sys.stderr)
+        return cli.FAILED
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+
+    def asked_to_stop() -> None:
+        if stop.is_set():
+            os._exit(cli.FAILED)  # asked twice: what is in the spool is safe
+        log.info("draining")
+        stop.set()
+
+    def started(ports: Ports) -> None:
+        log.info("serving", listen=settings.api.listen, port=ports.api, management_port=ports.management)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop)
+    cut_off = await Gateway(settings).run(stop=stop, started=started)
+    log.info("stopped", cut_off=cut_off)
+    return cli.DONE

@@ -1,0 +1,258 @@
+"""The gateway as a real process between emulators: started, killed, drained, misused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import ssl
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pushgate.client import GatewayUnavailable, KeyChain, PushGatewayClient, Retries, new_iss, seal
+from pushgate.emulator import Step
+from pushgate.model import Device, EncryptedNotification, PlainNotification
+from pushgate.stage import APNS_APP_ID, FCM_APP_ID, Stage, set_stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+
+def free_port() -> int:
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        return int(probing.getsockname()[1])
+
+
+class Run:
+    """A `pushgate serve` process and how it is reached."""
+
+    def __init__(self, stage: Stage, port: int) -> None:
+        self.stage = stage
+        self.port = port
+        self.log = b""
+        self.process: Process | None = None
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "pushgate", "serve", "--config", str(self.stage.config_file), stdout=PIPE, stderr=PIPE
+        )
+        assert self.process.stderr is not None
+        line = b"-"
+        while b'"serving"' not in line:
+            line = await self.process.stderr.readline()
+            self.log += line
+            assert line, self.log.decode()
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send a signal and return the exit code. Everything that was logged is in `log` then."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        _, rest = await self.process.communicate()
+        self.log += rest
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def client(self, attempts: int = 0) -> PushGatewayClient:
+        return PushGatewayClient(
+            f"https://localhost:{self.port}/push/v1/",
+            cert_file=str(self.stage.caller_cert_file),
+            key_file=str(self.stage.caller_key_file),
+            ca_file=str(self.stage.ca_file),
+            retries=Retries(count=attempts),
+        )
+
+    def got(self) -> set[str]:
+        """The pushkeys of all devices that got something."""
+        return {*self.stage.apns.devices(), *self.stage.fcm.devices()}
+
+    async def until(self, wanted: set[str]) -> None:
+        async with asyncio.timeout(30):
+            while not wanted <= self.got():
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def staged(folder: Path) -> AsyncIterator[Run]:
+    port = free_port()
+    async with set_stage(folder, port=port) as stage:
+        run = Run(stage, port)
+        try:
+            yield run
+        finally:
+            if run.process is not None and run.process.returncode is None:
+                run.process.kill()
+                await run.process.communicate()
+
+
+CHAIN = KeyChain.begin(new_iss(), key_identifier="k", month="2026-11")
+
+
+def sealed(number: int) -> EncryptedNotification:
+    """Of both providers in turn, each to a device of its own."""
+    app_id = APNS_APP_ID if number % 2 else FCM_APP_ID
+    pushkey = f"{number:064x}" if number % 2 else f"fcm-device-{number}"
+    return seal(f"message {number}", key=CHAIN.newest).for_device(Device(app_id, pushkey))
+
+
+async def test_what_was_answered_success_survives_kill_9(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        run.stage.apns.script("*", [Step(delay_s=0.5, repeat=True)])  # so that there is a backlog to lose
+        run.stage.fcm.script("*", [Step(delay_s=0.5, repeat=True)])
+        taken: set[str] = set()
+
+        async def send(start: int) -> None:
+            async with run.client() as client:
+                for number in range(start, start + 2000, 20):
+                    batch = [sealed(n) for n in range(number, number + 20)]
+                    answer = await client.notify_encrypted_batch(batch)
+                    taken.update(
+                        each.device.pushkey
+                        for each, result in zip(batch, answer.results, strict=True)
+                        if result.status == "success"
+                    )
+
+        senders = [asyncio.create_task(send(start)) for start in (0, 10_000, 20_000)]
+        while len(taken) < 400:
+            await asyncio.sleep(0.01)
+        await run.end(signal.SIGKILL)
+        await asyncio.gather(*senders, return_exceptions=True)
+        assert not taken <= run.got()
+        await run.start()
+        await run.until(taken)
+        assert await run.end(signal.SIGTERM) == 0
+        assert len(taken) >= 400
+
+
+async def test_a_provider_that_is_down_is_never_seen_by_the_caller(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        await run.stage.apns.close()
+        async with run.client() as client:
+            answer = await client.notify_encrypted_batch([sealed(1), sealed(2)])
+            assert [result.status for result in answer.results] == ["success", "success"]
+        await run.until({sealed(2).device.pushkey})
+        assert await run.end(signal.SIGTERM) == 0
+        assert b"Traceback" not in run.log
+
+
+async def test_sigterm_lands_what_flies_and_answers_503_meanwhile(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        slow = sealed(1)
+        run.stage.apns.script(slow.device.pushkey, [Step(delay_s=1.5)])
+        async with run.client() as client:
+            await client.notify_encrypted_batch([slow])
+            await asyncio.sleep(0.5)
+            ending = asyncio.create_task(run.end(signal.SIGTERM))
+            await asyncio.sleep(0.3)
+            with pytest.raises(GatewayUnavailable) as refused:
+                await client.notify_encrypted_batch([sealed(3)])
+            assert refused.value.status == 503
+        assert await ending == 0
+        assert slow.device.pushkey in run.got()
+        assert json.loads(run.log.splitlines()[-1])["cut_off"] == 0
+
+
+async def test_nothing_personal_is_in_the_log(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        dead = "dead" + "ab" * 30
+        async with run.client() as client:
+            note = PlainNotification(
+                devices=(Device(APNS_APP_ID, dead), Device(FCM_APP_ID, "fcm-of-erika")),
+                event_id="$e",
+                sender_display_name="Erika Mustermann",
+                content={"body": "laboratory result"},
+            )
+            await client.notify(note)
+            await client.notify_encrypted_batch([sealed(1)])
+            await run.until({"fcm-of-erika", sealed(1).device.pushkey})
+            while not (await client.notify(note)).rejected:
+                await asyncio.sleep(0.05)
+        assert await run.end(signal.SIGTERM) == 0
+    for marker in (dead, "fcm-of-erika", "Erika", "laboratory", "PRIVATE KEY", "bearer", "ya29"):
+        assert marker.encode() not in run.log
+
+
+async def test_a_caller_without_a_certificate_is_401(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        trust = ssl.create_default_context(cafile=str(run.stage.ca_file))
+        async with httpx.AsyncClient(verify=trust) as http:
+            answer = await http.post(f"https://localhost:{run.port}/push/v1/notify", json={})
+        assert answer.status_code == 401
+
+
+async def pushgate(*arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pushgate", *arguments, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_spool_that_another_gateway_uses_is_named_and_left_alone(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        code, _, err = await pushgate("serve", "--config", str(run.stage.config_file))
+        assert code == 1
+        assert "spool.db" in err
+        assert "Traceback" not in err
+
+
+async def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", run.port))
+            taken.listen()
+            code, _, err = await pushgate("serve", "--config", str(run.stage.config_file))
+        assert (code, "Traceback" in err) == (1, False)
+        assert "cannot start" in err
+
+
+async def test_demo_shows_the_whole_way_and_exits_0() -> None:
+    code, out, err = await pushgate("demo")
+    assert code == 0, out + err
+    assert out.count("\nok ") == 8
+    assert "sealed, high" in out
+
+
+async def test_a_role_needs_a_shared_spool(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        code, _, err = await pushgate("serve", "--config", str(run.stage.config_file), "--role", "api")
+    assert (code, "several machines share" in err) == (2, True)
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["nonsense"], ["check-config", "--config", "/nowhere/pushgate.toml"]])
+async def test_wrong_usage_is_2_and_tells_how(arguments: list[str]) -> None:
+    code, out, err = await pushgate(*arguments)
+    assert code == 2
+    assert "Traceback" not in out + err
+
+
+async def test_every_command_explains_itself() -> None:
+    assert (await pushgate("--help"))[0] == 0
+    for command in ("serve", "check-config", "demo", "emulate", "send", "keys"):
+        code, out, _ = await pushgate(command, "--help")
+        assert (code, command in out) == (0, True)
+
+
+async def test_emulate_serves_a_stage_for_others(tmp_path: Path) -> None:
+    arguments = ("emulate", "--apns-port", "0", "--fcm-port", "0", "--folder", str(tmp_path), "--json")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pushgate", *arguments, stdout=PIPE)
+    assert process.stdout is not None
+    told = json.loads(await process.stdout.readline())
+    code, out, _ = await pushgate("check-config", "--config", told["config_file"])
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 0
+    assert code == 0, out
+    assert (tmp_path / "service-account.json").stat().st_mode & 0o077 == 0
