@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from pushgate import __version__
 
@@ -13,6 +13,7 @@ DONE, FAILED, USAGE = 0, 1, 2
 
 app = App(
     name="pushgate",
+    default_parameter=Parameter(negative=()),
     version=f"pushgate {__version__}",
     help="A Push Gateway: takes notifications from services, keeps them on disk, hands them to Apple and Google."
     "\n\nStart with `pushgate demo`: it needs no configuration and shows the whole way from request to phone.",
@@ -28,8 +29,12 @@ app.command("pushgate.commands.keys:app", name="keys")
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    asked = sys.argv[1:] if arguments is None else arguments
+    if not asked or asked[0] in ("--help", "-h"):
+        for name in list(app):
+            _ = app[name]  # imports the command: the overview shows what each does
     try:
-        result = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        result = app(asked, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         return USAGE
     except KeyboardInterrupt:

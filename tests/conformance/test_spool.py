@@ -149,10 +149,10 @@ async def nothing(spool: Spool, lane: str = LANE) -> bool:
     return False
 
 
-async def drain(spool: Spool, lane: str = LANE, limit: int = 100) -> list[Lease]:
-    """Everything that can be leased now, in order. It stays leased."""
+async def drain(spool: Spool, lane: str = LANE, *, limit: int = 100, held: int = 0) -> list[Lease]:
+    """Everything that can be leased now, in order, where so many are leased already. It stays leased."""
     leases: list[Lease] = []
-    while (backlog := await spool.backlog()).get(lane) and backlog[lane].waiting > len(leases):
+    while (backlog := await spool.backlog()).get(lane) and backlog[lane].waiting > held + len(leases):
         leases += await soon(spool, lane, limit)
     return leases
 
@@ -472,6 +472,30 @@ async def test_a_sweep_erases_what_is_out_of_time_and_not_leased(place: Place) -
     await spool.ack([*leased, *left])
     assert await spool.backlog() == {}
     assert await spool.sweep() == 0
+
+
+async def test_what_is_late_is_leased_or_swept_and_never_both(place: Place) -> None:
+    spool = await place.open()
+    for turns in range(40):
+        await spool.put([delivery(n, life_s=10) for n in range(4)])
+        await spool.nack(await soon(spool, limit=2), delay_s=0)
+        place.clock.now += 11
+        sweeping = asyncio.create_task(spool.sweep())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leasing = asyncio.create_task(spool.lease(LANE, 10))
+        swept = await sweeping
+        await asyncio.sleep(0.005)
+        leasing.cancel()
+        (leases,) = await asyncio.gather(leasing, return_exceptions=True)
+        leased = [] if isinstance(leases, BaseException) else list(leases)
+        backlog = await spool.backlog()
+        assert swept + (backlog[LANE].waiting if LANE in backlog else 0) == 4
+        leased += await drain(spool, held=len(leased))
+        assert len(leased) == len(set(ids(leased))) == 4 - swept
+        await spool.ack(leased)
+        assert await spool.backlog() == {}
+        place.clock.now = START
 
 
 async def test_a_memory_spool_sweeps_when_its_backlog_is_asked_for_now_and_then() -> None:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from pushgate.client import GatewayUnavailable, KeyChain, PushGatewayClient, Retries, new_iss, seal
-from pushgate.emulator import Step
+from pushgate.emulator import Fault, Step
 from pushgate.model import Device, EncryptedNotification, PlainNotification
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID, Stage, set_stage
 
@@ -104,8 +104,7 @@ def sealed(number: int) -> EncryptedNotification:
 async def test_what_was_answered_success_survives_kill_9(tmp_path: Path) -> None:
     async with staged(tmp_path) as run:
         await run.start()
-        run.stage.apns.script("*", [Step(delay_s=0.5, repeat=True)])  # so that there is a backlog to lose
-        run.stage.fcm.script("*", [Step(delay_s=0.5, repeat=True)])
+        run.stage.apns.script("*", [Step(fault=Fault.HANG, repeat=True)])  # so that there is something to lose
         taken: set[str] = set()
 
         async def send(start: int) -> None:
@@ -125,6 +124,7 @@ async def test_what_was_answered_success_survives_kill_9(tmp_path: Path) -> None
         await run.end(signal.SIGKILL)
         await asyncio.gather(*senders, return_exceptions=True)
         assert not taken <= run.got()
+        run.stage.apns.script("*", [Step()])
         await run.start()
         await run.until(taken)
         assert await run.end(signal.SIGTERM) == 0

@@ -180,6 +180,17 @@ def test_silence_counts_from_the_first_request_and_not_from_the_idle_time_before
     run(main())
 
 
+def test_connection_that_was_never_used_is_pinged_too(run: Run, line: Lines) -> None:
+    async def main() -> None:
+        one = line(Limits(idle_ping_s=3600))
+        await asyncio.sleep(3599)
+        assert State.PING not in one.states
+        await asyncio.sleep(2)
+        assert State.PING in one.states
+
+    run(main())
+
+
 def test_idle_connection_is_pinged_once_an_hour_and_left_when_it_is_dead(run: Run, line: Lines) -> None:
     async def main() -> None:
         one = line(Limits(idle_ping_s=3600, ack_s=5))
