@@ -1,8 +1,9 @@
 """The dispatcher: one lane for each app_id takes leases from the spool, has them sent, and settles how they ended.
 
-A lane has its own concurrency and its own pauses, so that one sick provider or key stops nobody else. Three things
-pause a whole lane: a fault of our credentials, a quota, and an outage (many failures in a row without one success).
-After a pause a lane starts with one attempt and doubles what it dares with each success.
+A lane has its own concurrency and its own pauses, so that one sick provider or key stops nobody else. Four things
+pause a whole lane: a fault of our credentials, a quota, an outage (many failures in a row without one success), and so
+many dead pushkeys that the fault must be ours. After a pause a lane starts with one attempt and doubles what it dares
+with each success.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import structlog
 from msgspec import Struct
 
 from pushgate import retry
+from pushgate.breaker import Breaker, BreakerLimits
 from pushgate.errors import SpoolError
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery
@@ -28,7 +30,9 @@ LEASE_AT_ONCE = 200
 OUTAGE_AFTER_FAILURES = 20
 OUTAGE_PAUSE = retry.Backoff(1, 60)
 SPOOL_RETRY_S = 1.0
-_ALARM_OF = {Cause.CREDENTIALS: "credentials", Cause.QUOTA: "quota"}
+_MASS_REJECTION = "mass_rejection"
+_LOUD = ("credentials", _MASS_REJECTION)
+"""Alarms that somebody must act on now."""
 
 
 class Sender(Protocol):
@@ -69,6 +73,7 @@ class LaneSettings(Struct, frozen=True):
     sender: Sender
     policy: retry.Policy
     max_in_flight: int
+    breaker: BreakerLimits = BreakerLimits()
 
 
 class Timing(Struct, frozen=True):
@@ -115,10 +120,12 @@ class Lane:
         self._attempts: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._breaker = Breaker(how.breaker)
         self._dares = how.max_in_flight
         self._paused_until = 0.0
         self._failures_in_a_row = 0
         self._pauses_in_a_row = 0
+        self._alarms: set[str] = set()
 
     @property
     def in_flight(self) -> int:
@@ -192,6 +199,7 @@ class Lane:
             log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
             outcome = Deferred(Cause.CONNECTION, "internal")
         self._metrics.attempt_seconds[self.name].observe(max(self._timing.clock() - started, 0.0))
+        outcome = self._believe(outcome, lease)
         self._learn(outcome)
         await self._settle_safely(lease, outcome)
 
@@ -250,11 +258,28 @@ class Lane:
         self._metrics.attempts[(self.name, outcome)].inc()
         self._metrics.endings[(self.name, ending)].inc()
 
+    def _believe(self, outcome: Outcome, lease: Lease) -> Outcome:
+        """The outcome; a rejection only while the lane's rejections are few enough to be believed."""
+        now = self._timing.clock()
+        match outcome:
+            case Rejected(reason=reason):
+                if not self._breaker.dead(now, lease.delivery.device.pushkey):
+                    return Deferred(Cause.MASS_REJECTION, reason)
+            case Accepted():
+                self._breaker.alive(now)
+            case _:
+                pass  # says nothing of the pushkey
+        return outcome
+
     def _learn(self, outcome: Outcome) -> None:
         """What an outcome says about the whole lane."""
         match outcome:
-            case Deferred(cause=Cause.CREDENTIALS | Cause.QUOTA as cause, reason=reason, retry_after_s=asked_s):
-                self._pause(_ALARM_OF[cause], reason, self._how.policy[cause], asked_s)
+            case Deferred(
+                cause=Cause.CREDENTIALS | Cause.QUOTA | Cause.MASS_REJECTION as cause,
+                reason=reason,
+                retry_after_s=asked_s,
+            ):
+                self._pause(cause.value, reason, self._how.policy[cause], asked_s)
             case Deferred(cause=Cause.CONNECTION | Cause.PROVIDER, reason=reason):
                 self._failures_in_a_row += 1
                 if self._failures_in_a_row >= OUTAGE_AFTER_FAILURES:
@@ -265,12 +290,13 @@ class Lane:
                 self._recover()
 
     def _recover(self) -> None:
-        if self._failures_in_a_row or self._pauses_in_a_row:
-            if self._pauses_in_a_row:
-                log.info("lane goes on", lane=self.name)
-            self._failures_in_a_row = self._pauses_in_a_row = 0
-            for kind in ("credentials", "outage", "quota"):
-                self._metrics.alarms[(self.name, kind)].set(0)
+        """The provider answers properly: dare more, and end the alarms that this ends."""
+        self._failures_in_a_row = self._pauses_in_a_row = 0
+        for alarm in tuple(self._alarms):
+            if alarm != _MASS_REJECTION or not self._breaker.is_open:
+                self._alarms.discard(alarm)
+                self._metrics.alarms[(self.name, alarm)].set(0)
+                log.info("lane goes on", lane=self.name, after=alarm)
         if self._dares < self._how.max_in_flight:
             self._dares = min(self._dares * 2, self._how.max_in_flight)
 
@@ -283,6 +309,7 @@ class Lane:
         wait_s = (backoff.wait_s(self._pauses_in_a_row) if asked_s is None else max(asked_s, 1.0)) * self._timing.scale
         self._paused_until = now + wait_s
         self._dares = 1
+        self._alarms.add(alarm)
         self._metrics.alarms[(self.name, alarm)].set(1)
-        say = log.error if alarm == "credentials" else log.warning
+        say = log.error if alarm in _LOUD else log.warning
         say("lane pauses", lane=self.name, why=alarm, reason=reason, pause_s=round(wait_s, 1))

@@ -19,6 +19,7 @@ import structlog
 from msgspec import Struct
 
 from pushgate import callers, openapi, retry, wire
+from pushgate.breaker import BreakerLimits
 from pushgate.config import Settings
 from pushgate.console import Console
 from pushgate.dispatch import Dispatcher, LaneSettings, Timing
@@ -136,11 +137,12 @@ class Gateway:
 
     def _dispatcher(self, spool: Spool, providers: Mapping[str, Provider]) -> Dispatcher:
         policies: Mapping[str, retry.Policy] = {"apns": retry.APNS, "fcm": retry.FCM}
-        apps = self._settings.apps
+        apps, rejections = self._settings.apps, self._settings.rejections
+        breaker = BreakerLimits(rejections.breaker_share, rejections.breaker_count, rejections.breaker_window_s)
         return Dispatcher(
             spool,
             lanes={
-                app_id: LaneSettings(provider, policies[apps[app_id].provider], apps[app_id].max_in_flight)
+                app_id: LaneSettings(provider, policies[apps[app_id].provider], apps[app_id].max_in_flight, breaker)
                 for app_id, provider in providers.items()
             },
             timing=Timing(clock=self._clock, jitter=self._jitter, scale=self._settings.delivery.retry_scale),

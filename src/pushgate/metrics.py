@@ -19,7 +19,7 @@ FAULTS = ("unknown_app", "app_not_allowed", "refused", "no_devices", "bad_month"
 OUTCOMES = ("accepted", "rejected", "deferred", "undeliverable")
 ENDINGS = ("accepted", "rejected", "undeliverable", "expired")
 ANSWERS = (200, 400, 401, 404, 405, 413, 415, 429, 500, 503)
-ALARMS = ("credentials", "outage", "quota")
+ALARMS = ("credentials", "mass_rejection", "outage", "quota")
 
 
 class Metrics:

@@ -33,6 +33,8 @@ class Cause(StrEnum):
     """Too much to this one device: only this delivery waits."""
     CREDENTIALS = "credentials"
     """Our key, certificate, topic or project: the whole lane waits and somebody must mend it."""
+    MASS_REJECTION = "mass_rejection"
+    """So many pushkeys of the lane were called dead that the fault must be ours: none of it is believed for now."""
 
 
 class Deferred(Struct, frozen=True):

@@ -39,6 +39,7 @@ _SHARED: Policy = {
     Cause.QUOTA: Backoff(60, 3600),
     Cause.DEVICE: Backoff(60, 3600),
     Cause.CREDENTIALS: Backoff(30, 1800),
+    Cause.MASS_REJECTION: Backoff(60, 1800),
 }
 APNS: Policy = {**_SHARED, Cause.PROVIDER: Backoff(900, 3600)}
 FCM: Policy = {**_SHARED, Cause.PROVIDER: Backoff(10, 3600)}

@@ -265,6 +265,27 @@ async def test_an_outage_is_probed_by_one_attempt_at_a_time(clock: Clock, sleeps
     assert sleeps == [1, 2, 4, 8]
 
 
+async def test_a_mass_of_rejections_is_held_back_until_answers_look_sane(clock: Clock, sleeps: list[float]) -> None:
+    ledger, phone = Ledger(), Phone(Rejected("BadDeviceToken"))
+    for number in range(80):
+        ledger.add(number)
+    async with dispatching(ledger, clock, phone, max_in_flight=10) as (_, metrics):
+        await ledger.until(lambda: len(ledger.ended) == 80)
+        verbs = [verb for verb, _ in ledger.ended]
+        assert (verbs.count("reject"), verbs.count("nack")) == (50, 30)
+        alarm = f'pushgate_lane_alarm{{alarm="mass_rejection",lane="{LANE}"}}'
+        assert f"{alarm} 1.0" in metrics.text().decode()
+        phone.answers = [Accepted()]
+        for number in range(100, 120):
+            ledger.add(number)
+        await ledger.until(lambda: len(ledger.ended) == 100)
+        assert f"{alarm} 0.0" in metrics.text().decode()
+        phone.answers = [Rejected("Unregistered")]
+        ledger.add(200)
+        await ledger.until(lambda: ledger.ended[-1] == ("reject", "200"))
+    assert sleeps[:4] == [60, 120, 240, 480]
+
+
 async def test_trouble_with_one_device_does_not_pause_the_lane(clock: Clock, sleeps: list[float]) -> None:
     ledger = Ledger()
     for number in range(60):
