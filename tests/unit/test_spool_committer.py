@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushgate.errors import SpoolUnavailable
 from pushgate.spool.committer import GROUP_BYTES, Committer, Job
@@ -30,6 +31,7 @@ class Journal:
         self.gate.set()
         self.entered = threading.Event()
         self.refuse: Callable[[list[str]], bool] = lambda _: False
+        self.checkpoint_makes_room = False
         self.lost = False
         self.database = SimpleNamespace(path=Path("spool.db"), check_files=self._check_files, close=self._close)
         self._current: list[str] = []
@@ -52,7 +54,9 @@ class Journal:
         self.rolled_back.append(self._current)
 
     def checkpoint(self) -> None:
-        raise sqlite3.OperationalError("no room for that either")
+        if not self.checkpoint_makes_room:
+            raise sqlite3.OperationalError("no room for that either")
+        self.refuse = lambda _: False
 
     def tidy(self) -> bool:
         self.more_to_tidy -= 1
@@ -141,6 +145,12 @@ async def test_one_that_fails_does_not_take_the_others_with_it(bench: Bench) -> 
     assert bench.journal.rolled_back == [["b", "c", "d"], ["c"]]
 
 
+async def test_where_a_checkpoint_makes_room_nobody_notices(bench: Bench) -> None:
+    bench.journal.refuse = lambda _: True
+    bench.journal.checkpoint_makes_room = True
+    assert list(await asyncio.gather(bench.write("a"), bench.write("b"))) == ["A", "B"]
+
+
 async def test_a_bug_reaches_the_one_who_asked_and_nobody_else(bench: Bench) -> None:
     def bug(_: Store) -> None:
         raise ZeroDivisionError
@@ -160,6 +170,24 @@ async def test_who_was_cancelled_is_settled_all_the_same(bench: Bench) -> None:
     await bench.write("c")
     assert settled[0] == "A"
     assert isinstance(settled[1], SpoolUnavailable)
+
+
+async def test_a_bug_in_the_bookkeeping_of_one_keeps_nobody_waiting(bench: Bench) -> None:
+    def bug(_: object) -> None:
+        raise ZeroDivisionError
+
+    bench.journal.refuse = lambda group: "b" in group
+    bench.journal.gate.clear()
+    futures = [bench.write("x")]
+    await bench.until(bench.journal.entered)
+    futures += [bench.write("a", done=bug), bench.write("b", failed=bug), bench.write("c")]
+    bench.journal.gate.set()
+    with capture_logs() as logs:
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*futures, return_exceptions=True)
+    assert [results[0], results[1], results[3]] == ["X", "A", "C"]
+    assert isinstance(results[2], SpoolUnavailable)
+    assert logs == [{"event": "spool lost count", "fault": "ZeroDivisionError", "log_level": "error"}] * 2
 
 
 async def test_after_the_file_is_lost_nothing_is_written_any_more(bench: Bench) -> None:

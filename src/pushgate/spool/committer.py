@@ -50,17 +50,21 @@ class Job(Generic[T]):
 
     def succeed(self, result: T) -> None:
         """It is durable."""
-        if self.done is not None:
-            self.done(result)
-        if self.future is not None and not self.future.done():
-            self.future.set_result(result)
+        try:
+            if self.done is not None:
+                self.done(result)
+        finally:
+            if self.future is not None and not self.future.done():
+                self.future.set_result(result)
 
     def fail(self, fault: Exception) -> None:
         """Nothing of it was done."""
-        if self.failed is not None:
-            self.failed(fault)
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(fault)
+        try:
+            if self.failed is not None:
+                self.failed(fault)
+        finally:
+            if self.future is not None and not self.future.done():
+                self.future.set_exception(fault)
 
 
 Outcomes = list[tuple[Job[Any], Any]]
@@ -204,7 +208,10 @@ class Committer:
 
     def _deliver(self, outcomes: Outcomes) -> None:
         for job, result in outcomes:
-            if isinstance(result, Exception):
-                job.fail(result)
-            else:
-                job.succeed(result)
+            try:
+                if isinstance(result, Exception):
+                    job.fail(result)
+                else:
+                    job.succeed(result)
+            except Exception as bug:  # noqa: BLE001 - it must not keep the others of the group from being told
+                log.error("spool lost count", fault=type(bug).__name__)
