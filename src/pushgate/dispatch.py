@@ -62,6 +62,10 @@ class Source(Protocol):
         """See `spool.Spool.reject`."""
         ...
 
+    async def forget_rejections(self, lane: str, *, since: float) -> int:
+        """See `spool.Spool.forget_rejections`."""
+        ...
+
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
         ...
@@ -199,9 +203,13 @@ class Lane:
             log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
             outcome = Deferred(Cause.CONNECTION, "internal")
         self._metrics.attempt_seconds[self.name].observe(max(self._timing.clock() - started, 0.0))
+        was_open = self._breaker.is_open
         outcome = self._believe(outcome, lease)
+        opened = self._breaker.is_open and not was_open
         self._learn(outcome)
         await self._settle_safely(lease, outcome)
+        if opened:
+            await self._take_back()
 
     async def _settle_safely(self, lease: Lease, outcome: Outcome | None) -> None:
         """Settle, again and again while the spool cannot be written: what the provider said must not be lost."""
@@ -211,6 +219,19 @@ class Lane:
             except SpoolError as fault:
                 log.error("spool cannot settle a delivery", lane=self.name, id=lease.delivery.id, fault=str(fault))
                 await asyncio.sleep(SPOOL_RETRY_S)
+
+    async def _take_back(self) -> None:
+        """The rejections that led to the breaker's opening are not believed any more either."""
+        since = self._timing.clock() - self._how.breaker.window_s
+        while True:
+            try:
+                count = await self._source.forget_rejections(self.name, since=since)
+            except SpoolError as fault:
+                log.error("spool cannot take back rejections", lane=self.name, fault=str(fault))
+                await asyncio.sleep(SPOOL_RETRY_S)
+            else:
+                log.error("rejections taken back", lane=self.name, count=count)
+                return
 
     async def _settle(self, lease: Lease, outcome: Outcome | None) -> None:
         """End the lease by what became of it. `None`: its time was up before it could be tried."""

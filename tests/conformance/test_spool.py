@@ -338,7 +338,7 @@ async def test_a_rejected_pushkey_is_known_dead_for_its_app_alone(place: Place) 
 
 async def reject(spool: Spool, device: Device, rejected: Rejected) -> None:
     await spool.put([delivery(1, device=device)])
-    (lease,) = await soon(spool)
+    (lease,) = await soon(spool, lane=device.app_id)
     await spool.reject(lease, rejected)
 
 
@@ -364,6 +364,22 @@ async def test_a_device_registered_after_its_rejection_lives(
     assert (await spool.rejected_among([device]) == {0}) is dead
     # a rejection that was undone is forgotten, for older devices too
     assert (await spool.rejected_among([Device(app_id=LANE, pushkey="k")]) == {0}) is dead
+
+
+async def test_rejections_of_a_lane_can_be_forgotten_from_a_moment_on(place: Place) -> None:
+    spool = await place.open()
+    devices = [
+        Device(app_id=LANE, pushkey="old"),
+        Device(app_id=LANE, pushkey="new"),
+        Device(app_id=OTHER, pushkey="new"),
+    ]
+    for device in devices:
+        await reject(spool, device, Rejected("BadDeviceToken"))
+        place.clock.now += 10
+    assert await spool.forget_rejections(LANE, since=place.clock.now - 25) == 1
+    assert await spool.rejected_among(devices) == {0, 2}
+    assert await spool.forget_rejections(LANE, since=0) == 1
+    assert await spool.rejected_among(devices) == {2}
 
 
 async def test_a_rejection_lapses(place: Place) -> None:

@@ -182,6 +182,32 @@ async def test_nothing_personal_is_in_the_log(tmp_path: Path) -> None:
         assert marker.encode() not in run.log
 
 
+async def test_a_wrong_environment_unsubscribes_nobody(tmp_path: Path) -> None:
+    """The drill: Apple calls every pushkey bad, because they belong to its other environment."""
+    async with staged(tmp_path) as run:
+        await run.start()
+        users = [Device(APNS_APP_ID, f"0badc0de{number:056x}") for number in range(300)]
+        async with run.client() as client:
+            for start in range(0, len(users), 100):
+                batch = [seal("x", key=CHAIN.newest).for_device(user) for user in users[start : start + 100]]
+                await client.notify_encrypted_batch(batch)
+            async with asyncio.timeout(20):
+                while run.stage.apns.counts.get("reason.BadDeviceToken", 0) < 51:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            told = set[str]()
+            for start in range(0, len(users), 100):
+                batch = [seal("y", key=CHAIN.newest).for_device(user) for user in users[start : start + 100]]
+                told.update((await client.notify_encrypted_batch(batch)).dead_pushkeys)
+            assert told == set()
+            answer = await client.notify_encrypted_batch([sealed(2)])
+            assert answer.results[0].status == "success"
+        await run.until({sealed(2).device.pushkey})
+        assert await run.end(signal.SIGTERM) == 0
+    assert run.log.count(b"rejections taken back") == 1
+    assert run.log.count(b'"why": "mass_rejection"') >= 1
+
+
 async def test_a_caller_without_a_certificate_is_401(tmp_path: Path) -> None:
     async with staged(tmp_path) as run:
         await run.start()

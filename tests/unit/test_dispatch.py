@@ -37,6 +37,7 @@ class Ledger:
         self.queues: dict[str, asyncio.Queue[Lease]] = {LANE: asyncio.Queue(), OTHER: asyncio.Queue()}
         self.ended: list[tuple[str, str]] = []
         self.delays: list[float] = []
+        self.forgotten: list[tuple[str, float]] = []
         self.failures = 0
         self.change = asyncio.Event()
 
@@ -65,6 +66,11 @@ class Ledger:
 
     async def reject(self, lease: Lease, rejected: Rejected) -> None:
         self._end("reject", (lease,))
+
+    async def forget_rejections(self, lane: str, *, since: float) -> int:
+        self._fail()
+        self.forgotten.append((lane, since))
+        return 50
 
     async def bury(self, leases: Sequence[Lease]) -> None:
         self._end("bury", leases)
@@ -284,6 +290,7 @@ async def test_a_mass_of_rejections_is_held_back_until_answers_look_sane(clock: 
         ledger.add(200)
         await ledger.until(lambda: ledger.ended[-1] == ("reject", "200"))
     assert sleeps[:4] == [60, 120, 240, 480]
+    assert ledger.forgotten == [(LANE, 1_000_000.0 - 300)]
 
 
 async def test_trouble_with_one_device_does_not_pause_the_lane(clock: Clock, sleeps: list[float]) -> None:

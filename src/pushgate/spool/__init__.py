@@ -69,6 +69,13 @@ class Spool(Protocol):
         """The provider called the pushkey dead: remember that (a keyed hash, not the key) and erase the delivery."""
         ...
 
+    async def forget_rejections(self, lane: str, *, since: float) -> int:
+        """Forget the lane's rejections that were told from `since` (unix seconds) on. Returns how many there were.
+
+        For the breaker: what turned out to be our fault must not cost anybody a registration.
+        """
+        ...
+
     async def bury(self, leases: Sequence[Lease]) -> None:
         """They will never be delivered: erase them. No copy is kept (A_27435)."""
         ...

@@ -114,6 +114,15 @@ class MemorySpool:
             name = self._name_of(device.app_id, device.pushkey)
             self._rejections[name] = Rejection.of(device.app_id, rejected, int(self._clock() * 1000))
 
+    async def forget_rejections(self, lane: str, *, since: float) -> int:
+        """See `spool.Spool.forget_rejections`."""
+        self._check_open()
+        since_ms = int(since * 1000)
+        found = [name for name, each in self._rejections.items() if each.app_id == lane and each.at_ms >= since_ms]
+        for name in found:
+            del self._rejections[name]
+        return len(found)
+
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
         self._erase(leases)

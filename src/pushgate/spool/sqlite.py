@@ -194,6 +194,11 @@ class SqliteSpool:
         self._presence.add(name)
         await self._erase((lease,), also=lambda store: store.remember(name, rejection))
 
+    async def forget_rejections(self, lane: str, *, since: float) -> int:
+        """See `spool.Spool.forget_rejections`."""
+        self._check_open()
+        return await self._committer.perform(lambda store: store.forget_rejections(lane, int(since * 1000)))
+
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
         await self._erase(leases)

@@ -182,6 +182,10 @@ class Store:
             (name, rejection.app_id, rejection.reason, rejection.since_ms, rejection.at_ms),
         )
 
+    def forget_rejections(self, app_id: str, since_ms: int) -> int:
+        """Forget what was remembered of an app's pushkeys from a moment on. Returns how many."""
+        return self._execute("DELETE FROM rejections WHERE at_ms >= ? AND app_id = ?", (since_ms, app_id)).rowcount
+
     def dead_among(self, devices: Sequence[tuple[int, bytes, Device]]) -> frozenset[int]:
         """Positions of the devices (position, name, device) that are known to be dead. Forgets what is undone."""
         now_ms = self._now_ms()
