@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from pushgate.emulator import ApnsEmulator, ConnectionRules, Fault, Landscape, Received
 from pushgate.emulator.script import Step
@@ -262,6 +264,29 @@ async def test_server_that_is_not_trusted_gets_nothing(emulator: ApnsEmulator, o
     stranger = Landscape(tmp_path / "stranger")
     assert await opened(ca_file=stranger.ca_file).send(sealed()) == Deferred(Cause.CONNECTION, "connect")
     assert "requests" not in emulator.counts
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "arrived"),
+    [("::1", Accepted(), 1), ("127.0.0.1", Deferred(Cause.CONNECTION, "connect"), 0)],
+)
+async def test_ipv6_endpoint_is_reached_where_the_certificate_carries_the_address(
+    landscape: Landscape, tmp_path: Path, name: str, outcome: Outcome, arrived: int
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(tls)
+    emulator = ApnsEmulator(tls=tls, keys=landscape.apns_keys, topics={BUNDLE_ID})
+    await emulator.start("::1")
+    try:
+        more = {"endpoint": f"https://[::1]:{emulator.port}", "ca_file": tmp_path / "ca.pem"}
+        provider = ApnsProvider.open(settings(landscape, 0, **more), clock=time.time, sharing=Sharing())
+        assert await provider.send(sealed()) == outcome
+        assert len(emulator.devices().get(TOKEN, [])) == arrived
+        await provider.close()
+    finally:
+        await emulator.close()
 
 
 async def test_nobody_there_is_deferred(landscape: Landscape) -> None:

@@ -30,12 +30,13 @@ def good(tmp_path: Path) -> dict[str, Any]:
 
 
 def faults(values: dict[str, Any]) -> dict[str, str]:
-    """Where and what, of settings that are refused."""
+    """Where and what, of settings that are refused: one fault at a place, each with its mend."""
     with pytest.raises(ValidationError) as refused:
         Settings.model_validate(values)
     found = {
         ".".join(map(str, each["loc"])): each["msg"].removeprefix("Value error, ") for each in refused.value.errors()
     }
+    assert len(found) == refused.value.error_count()
     for message in found.values():
         assert " -> " in message or "Input should be" in message or "not permitted" in message
     return found
@@ -54,22 +55,107 @@ def test_empty_paths_are_absent(good: dict[str, Any]) -> None:
     assert settings.certificate_file is None
 
 
-def test_every_fault_is_told_at_once_at_its_place(good: dict[str, Any], tmp_path: Path) -> None:
+def test_no_fault_hides_another(good: dict[str, Any], tmp_path: Path) -> None:
     bad = good | {
         "bundle_id": "de example",
         "key_file": str(tmp_path / "absent.p8"),
         "key_id": "short",
-        "team_id": "team123456",
+        "team_id": "",
+        "certificate_file": str(tmp_path / "absent.pem"),
+        "certificate_key_file": str(tmp_path / "absent.key"),
+        "password_file": str(tmp_path / "absent.password"),
         "environment": "staging",
+        "token_encoding": 16,
         "endpoint": "http://example.org",
         "ca_file": str(tmp_path),
-        "proxy": "http://user:pw@example.org:3128",
-        "alert": {"subtitle": "only"},
+        "proxy_login_file": str(tmp_path / "absent.login"),
+        "alert": {
+            "subtitle": "s" * (MAX_ALERT_BYTES + 1),
+            "title_loc_args": ["1"],
+            "subtitle_loc_args": ["1"],
+            "loc_args": ["1"],
+            "titel": "New",
+        },
+        "badge_includes_missed_calls": "often",
         "forward_data": ["aps", "theme"],
         "max_in_flight": 0,
+        "max_connections": 65,
+        "request_timeout_s": 121,
         "colour": "red",
     }
-    assert faults(bad).keys() == bad.keys() - {"provider"}
+    alert = {"subtitle", "title_loc_args", "subtitle_loc_args", "loc_args", "titel", "title"}
+    assert faults(bad).keys() == bad.keys() - {"alert"} | {f"alert.{name}" for name in alert}
+    assert "both a key and a certificate" in faults(bad)["provider"]
+
+
+@pytest.mark.parametrize("name", ["bundle_id", "colour", "endpoint", "alert", "max_in_flight"])
+def test_no_proof_at_all_is_told_beside_any_other_fault(name: str) -> None:
+    values: dict[str, Any] = {"bundle_id": "de.example.app", "key_id": "KEY1234567", "password_file": ""}
+    found = faults(values | {name: -1})
+    assert found.keys() == {name, "provider"}
+    assert "neither a key nor a certificate" in found["provider"]
+
+
+def test_key_that_is_at_fault_still_wants_its_ids(good: dict[str, Any], tmp_path: Path) -> None:
+    found = faults(good | {"key_file": str(tmp_path / "absent"), "key_id": "", "team_id": ""})
+    assert found.keys() == {"key_file", "key_id", "team_id"}
+    assert "a key_file needs it" in found["team_id"]
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_keys_of_a_certificate_beside_a_key_are_faults(
+    good: dict[str, Any], tmp_path: Path, *, is_readable: bool
+) -> None:
+    path = write(tmp_path / "p", "password") if is_readable else tmp_path / "absent"
+    found = faults(good | {"password_file": path, "certificate_key_file": path})
+    assert found.keys() == {"password_file", "certificate_key_file"}
+    assert all(fault.startswith("does nothing beside key_file -> take it out") for fault in found.values())
+
+
+@pytest.mark.parametrize(("content", "places"), [("good", set()), ("bad", {"certificate_file"})])
+def test_ids_of_a_key_beside_a_certificate_are_faults(tmp_path: Path, content: str, places: set[str]) -> None:
+    values = {
+        "bundle_id": "de.example.app",
+        "certificate_file": write(tmp_path / "c", pem() if content == "good" else "nothing"),
+        "key_id": "KEY1234567",
+        "team_id": "short",
+    }
+    found = faults(values)
+    assert found.keys() == {"key_id", "team_id"} | places
+    assert found["key_id"].startswith("does nothing beside certificate_file -> take it out")
+    assert found["team_id"] == found["key_id"]
+
+
+def test_login_without_a_proxy_is_a_fault_and_beside_a_bad_proxy_is_none(good: dict[str, Any], tmp_path: Path) -> None:
+    login = good | {"proxy_login_file": write(tmp_path / "login", "user:password")}
+    assert faults(login) == {"proxy_login_file": "does nothing without proxy -> set proxy, or take it out"}
+    assert faults(login | {"proxy": "example.org"}).keys() == {"proxy"}
+    assert Settings.model_validate(login | {"proxy": "http://proxy.example.org:3128"}).proxy_login_file is not None
+
+
+@pytest.mark.parametrize(
+    ("alert", "places"),
+    [
+        ({}, {"title"}),
+        ({"subtitle": "only"}, {"title"}),
+        ({"subtitle_loc_key": "S", "subtitle_loc_args": ["1"]}, {"title"}),
+        ({"title": "T", "loc_args": ["1"]}, {"loc_args"}),
+        ({"loc_key": 5, "loc_args": ["1"]}, {"loc_key"}),
+        ({"title": 5}, {"title"}),
+        ({"body": 5}, {"body"}),
+        ({"title": "t" * MAX_ALERT_BYTES, "body": ""}, set()),
+        ({"title": "t" * (MAX_ALERT_BYTES + 1)}, {"title"}),
+        ({"title": "t" * 600, "subtitle": "s" * 600}, {"title"}),
+        ({"title": 5, "subtitle": "s" * 600, "body": "b" * 600}, {"title", "body"}),
+        ({"title": "t", "subtitle": "s" * 2000, "body": "b" * 2000}, {"subtitle", "body"}),
+        ({"loc_key": "L", "loc_args": ["ä" * 300, "ä" * 300]}, {"loc_args"}),
+    ],
+)
+def test_alert_must_be_visible_and_small(good: dict[str, Any], alert: dict[str, Any], places: set[str]) -> None:
+    if not places:
+        Settings.model_validate(good | {"alert": alert})
+    else:
+        assert faults(good | {"alert": alert}).keys() == {f"alert.{name}" for name in places}
 
 
 @pytest.mark.parametrize(
@@ -77,16 +163,22 @@ def test_every_fault_is_told_at_once_at_its_place(good: dict[str, Any], tmp_path
     [
         ({"key_id": ""}, "key_id", "a key_file needs it"),
         ({"team_id": "T"}, "team_id", "not ten"),
-        ({"key_file": ""}, "", "neither a key nor a certificate"),
+        ({"key_file": ""}, "provider", "neither a key nor a certificate"),
         ({"endpoint": "https://example.org/path"}, "endpoint", "not an https address"),
         ({"endpoint": "https://example.org:99999"}, "endpoint", "not an https address"),
         ({"endpoint": "https://u@example.org"}, "endpoint", "not an https address"),
         ({"endpoint": "https://"}, "endpoint", "not an https address"),
+        ({"endpoint": "https://::1:2197"}, "endpoint", "not an https address"),
+        ({"endpoint": "https://[::1"}, "endpoint", "not an https address"),
+        ({"endpoint": "https://[::1]x:2197"}, "endpoint", "not an https address"),
+        ({"endpoint": "https://[::1%25lo]:2197"}, "endpoint", "not an https address"),
         ({"proxy": "socks5://example.org"}, "proxy", "not the address of an HTTP proxy"),
         ({"bundle_id": "a" * 256}, "bundle_id", "not a bundle id"),
         ({"bundle_id": "a..b"}, "bundle_id", "not a bundle id"),
-        ({"alert": {"title": "t" * (MAX_ALERT_BYTES + 1)}}, "alert", "over 1024 bytes"),
-        ({"alert": {"loc_key": "L", "loc_args": ["ä" * 600]}}, "alert", "over 1024 bytes"),
+        ({"alert": {"title": "t" * (MAX_ALERT_BYTES + 1)}}, "alert.title", "over 1024 bytes"),
+        ({"alert": {"loc_key": "L", "loc_args": ["ä" * 600]}}, "alert.loc_args", "over 1024 bytes"),
+        ({"alert": {"subtitle": "only"}}, "alert.title", "an alert without text"),
+        ({"alert": {"title": "T", "title_loc_args": ["1"]}}, "alert.title_loc_args", "without title_loc_key -> set"),
         ({"forward_data": [""]}, "forward_data", "cannot be forwarded"),
         ({"forward_data": ["ciphertext"]}, "forward_data", "'ciphertext' cannot be forwarded"),
     ],
@@ -195,14 +287,19 @@ def test_fault_of_a_certificate_is_told(tmp_path: Path, content: bytes, password
 
 def test_key_and_certificate_together_are_a_fault(good: dict[str, Any], tmp_path: Path) -> None:
     found = faults(good | {"certificate_file": write(tmp_path / "c", pem())})
-    assert "both a key and a certificate" in found[""]
+    assert found.keys() == {"provider"}
+    assert "both a key and a certificate" in found["provider"]
 
 
 def test_no_fault_shows_what_a_secret_file_holds(good: dict[str, Any], tmp_path: Path) -> None:
     secret = private_pem(KEY, b"secret").decode()
-    bad = good | {"key_file": write(tmp_path / "k", secret), "password_file": write(tmp_path / "p", "hunter2")}
-    with pytest.raises(ValidationError) as refused:
-        Settings.model_validate(bad)
-    said = f"{refused.value}{refused.value.errors()!r}"
-    assert secret[40:80] not in said
-    assert "hunter2" not in said
+    password = write(tmp_path / "p", "hunter2")
+    bad_key = good | {"key_file": write(tmp_path / "k", secret), "password_file": password}
+    certificate_file = write(tmp_path / "c", pem(password=b"secret"))
+    bad_certificate = {"bundle_id": "x", "certificate_file": certificate_file, "password_file": password}
+    for bad in (bad_key, bad_certificate):
+        with pytest.raises(ValidationError) as refused:
+            Settings.model_validate(bad)
+        said = f"{refused.value}{refused.value.errors()!r}"
+        assert secret[40:80] not in said
+        assert "hunter2" not in said

@@ -74,6 +74,15 @@ def test_target_is_the_providers_own_or_the_configured_endpoint() -> None:
     assert (emulator.host, emulator.port, emulator.authority) == ("127.0.0.1", 2197, "127.0.0.1:2197")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port", "authority"),
+    [("https://[::1]:2197", 2197, "[::1]:2197"), ("https://[::1]", 443, "[::1]"), ("https://[::1]:443/", 443, "[::1]")],
+)
+def test_ipv6_address_is_bare_to_connect_and_in_brackets_in_requests(endpoint: str, port: int, authority: str) -> None:
+    peer = target("api.push.apple.com", endpoint=endpoint, proxy=None, tls=tls_context(ca_file=None))
+    assert (peer.host, peer.port, peer.authority) == ("::1", port, authority)
+
+
 def test_proxy_is_passed_with_its_login(tmp_path: Path) -> None:
     login = write(tmp_path / "login", "user:pa:ss\n")
     tls = tls_context(ca_file=None)

@@ -21,7 +21,11 @@ def faults(**values: Any) -> dict[str, str]:
     with pytest.raises(ValidationError) as refused:
         Settings.model_validate({"provider": "fcm", "project_id": "my-project"} | values)
     assert private_pem(KEY).decode()[100:140] not in f"{refused.value}{refused.value.errors()!r}"
-    return {".".join(map(str, each["loc"])): each["msg"] for each in refused.value.errors()}
+    found = {".".join(map(str, each["loc"])): each["msg"] for each in refused.value.errors()}
+    assert len(found) == refused.value.error_count()
+    for message in found.values():
+        assert " -> " in message or "Input should be" in message or "not permitted" in message
+    return found
 
 
 def test_project_is_enough_and_credentials_are_the_applications_default() -> None:
@@ -36,17 +40,57 @@ def test_service_account_of_the_project_is_taken(tmp_path: Path) -> None:
     assert other.project_id == "other-project"
 
 
-def test_every_fault_is_told_at_once_at_its_place(tmp_path: Path) -> None:
+def test_no_fault_hides_another(tmp_path: Path) -> None:
     bad = {
         "project_id": "My Project",
         "credentials_file": str(tmp_path / "absent"),
+        "allow_other_project": "perhaps",
         "endpoint": "ftp://example.org",
-        "proxy": "example.org:3128",
+        "ca_file": str(tmp_path),
+        "proxy_login_file": str(tmp_path / "absent"),
+        "flatten_content": 2,
         "forward_data": ["from", "ok"],
+        "max_in_flight": 0,
+        "max_connections": 0,
         "request_timeout_s": 0,
         "colour": "red",
     }
-    assert faults(**bad).keys() == bad.keys()
+    found = faults(**bad)
+    assert found.keys() == bad.keys()
+    assert "does nothing without proxy -> " in found["proxy_login_file"]
+
+
+@pytest.mark.parametrize("name", ["allow_other_project", "project_id", "proxy", "forward_data", "colour"])
+def test_account_is_checked_beside_any_other_fault(tmp_path: Path, name: str) -> None:
+    broken = write(tmp_path / "a.json", json.dumps(ACCOUNT | {"token_uri": ""}))
+    assert faults(**{"credentials_file": broken, name: "?"}).keys() == {"credentials_file", name}
+
+
+@pytest.mark.parametrize("name", ["proxy", "endpoint", "forward_data", "colour"])
+def test_account_of_another_project_is_told_beside_any_other_fault(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.json", json.dumps(ACCOUNT))
+    found = faults(**{"project_id": "other-project", "credentials_file": path, name: "?"})
+    assert found.keys() == {"credentials_file", name}
+    assert "belongs to another project" in found["credentials_file"]
+
+
+@pytest.mark.parametrize("name", ["project_id", "allow_other_project"])
+def test_account_is_not_compared_with_what_is_at_fault_itself(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.json", json.dumps(ACCOUNT))
+    assert faults(**{"project_id": "other-project", "credentials_file": path, name: "?"}).keys() == {name}
+
+
+def test_other_project_without_an_account_is_a_fault() -> None:
+    found = faults(allow_other_project=True)
+    assert found.keys() == {"credentials_file"}
+    assert "allow_other_project does nothing -> " in found["credentials_file"]
+
+
+def test_login_goes_with_a_proxy(tmp_path: Path) -> None:
+    login = write(tmp_path / "login", "user:password")
+    assert Settings(project_id="my-project", proxy="http://proxy.example.org", proxy_login_file=login).proxy_login_file
+    assert faults(proxy="ftp://proxy.example.org", proxy_login_file=login).keys() == {"proxy"}
+    assert faults(proxy_login_file=login).keys() == {"proxy_login_file"}
 
 
 @pytest.mark.parametrize(

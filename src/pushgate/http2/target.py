@@ -27,6 +27,7 @@ class Target(Struct, frozen=True):
     """A peer: host and port to connect to, and the TLS context (verification, ALPN h2, client certificate) to use."""
 
     host: str
+    """A name or an IP address, the latter without brackets. The certificate must carry it."""
     port: int
     tls: ssl.SSLContext
     server_name: str = ""
@@ -35,5 +36,6 @@ class Target(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """Host and port as the `:authority` header has them."""
-        return self.host if self.port == 443 else f"{self.host}:{self.port}"
+        """Host and port as the `:authority` header has them: an IPv6 address in brackets (RFC 3986 §3.2.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 443 else f"{host}:{self.port}"

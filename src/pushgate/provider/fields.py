@@ -1,6 +1,7 @@
 """Kinds of setting that several providers have: files that must be readable, trust, addresses.
 
-A validator's error says "what is wrong -> how to mend it", and never what a secret file holds.
+A validator's error says "what is wrong -> how to mend it", and never what a secret file holds. Validators look at
+fields, not at whole tables: no fault hides another. What goes together is checked at the field that comes last.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_AFTER_BRACKETS = re.compile(r"\][^:]")
+"""urlsplit passes over what stands between an IPv6 address and its port."""
 
 
 def split_url(url: str, *, schemes: tuple[str, ...]) -> SplitResult:
@@ -23,7 +26,14 @@ def split_url(url: str, *, schemes: tuple[str, ...]) -> SplitResult:
     extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
     if parts.scheme not in schemes or extra or port == 0 or not _HOST.fullmatch(parts.hostname or ""):
         raise ValueError
+    if _AFTER_BRACKETS.search(parts.netloc):
+        raise ValueError
     return parts
+
+
+def is_given(name: str, info: ValidationInfo) -> bool:
+    """Whether a field that comes before this one was set, rightly or wrongly: one at fault is not in `info.data`."""
+    return name not in info.data or bool(info.data[name])
 
 
 def _none_if_empty(value: object) -> object:
@@ -70,6 +80,12 @@ def _proxy_address(url: str) -> str:
     return url
 
 
+def _goes_with_a_proxy(path: object, info: ValidationInfo) -> object:
+    if path and not is_given("proxy", info):
+        raise ValueError("does nothing without proxy -> set proxy, or take it out")
+    return path
+
+
 OptionalFile = Annotated[Path | None, BeforeValidator(_none_if_empty), AfterValidator(_readable)]
 """A file that can be read, or None. The empty string is None."""
 
@@ -81,3 +97,6 @@ Endpoint = Annotated[str, AfterValidator(_https_origin)]
 
 ProxyUrl = Annotated[str, AfterValidator(_proxy_address)]
 """`http://host[:port]` of a proxy that opens tunnels (CONNECT), or empty."""
+
+ProxyLoginFile = Annotated[OptionalFile, BeforeValidator(_goes_with_a_proxy)]
+"""What to log in with at the `proxy`, a field that comes before it, or None."""
