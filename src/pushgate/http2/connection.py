@@ -72,14 +72,13 @@ class Connection(asyncio.Protocol):
     ) -> Connection:
         """Connect and wait for the peer's SETTINGS. Raises NotSent with what failed in its message."""
         limits = limits or Limits()
-        connection: Connection | None = None
+        connection = cls(limits, on_state)
         try:
             async with asyncio.timeout(connect_timeout_s):
-                connection = await dial(target, lambda: cls(limits, on_state), linger_s=limits.linger_s)
+                await dial(target, connection, linger_s=limits.linger_s)
                 await connection.ready()
         except BaseException as error:
-            if connection is not None:
-                connection.abort("given up while connecting")
+            connection.abort("given up while connecting")
             if isinstance(error, (OSError, UnicodeError)):
                 where = f"{target.host}:{target.port}"
                 raise NotSent(f"cannot connect to {where}: {type(error).__name__}") from error
@@ -167,6 +166,11 @@ class Connection(asyncio.Protocol):
         return self._session.goaway
 
     @property
+    def was_closed(self) -> bool:
+        """Whether it ended because we wanted it to: closed, drained, or retired with nothing left to do."""
+        return self._session.was_closed
+
+    @property
     def is_closed(self) -> bool:
         """Whether the transport is gone."""
         return self._closed.done()
@@ -198,7 +202,12 @@ class Connection(asyncio.Protocol):
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """TLS is up: our preface goes out, requests follow when the peer's SETTINGS are here."""
+        """TLS is up: our preface goes out, requests follow when the peer's SETTINGS are here.
+
+        Data, and even the end, may have come before (see `dial`).
+        """
+        if self._closed.done():
+            return
         self._transport = cast(asyncio.Transport, transport)
         tls = transport.get_extra_info("ssl_object")
         chosen = tls.selected_alpn_protocol() if tls is not None else None
@@ -207,7 +216,7 @@ class Connection(asyncio.Protocol):
             return
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._heard_at = self._loop.time()
-        self._flush()
+        self._settle()
 
     def data_received(self, data: bytes) -> None:
         """Something arrived."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from pushgate.http2.target import Proxy, Target
 
@@ -15,15 +14,16 @@ NEXT_ADDRESS_S = 0.25
 PROXY_ANSWER_BYTES = 16_384
 _PROXY_SAYS_YES = re.compile(rb"HTTP/1\.[01] 2\d\d[ \r]")
 
-P = TypeVar("P", bound=asyncio.Protocol)
 Address = tuple[socket.AddressFamily, Any]
 """Family and socket address, as getaddrinfo gives them."""
 
 
-async def dial(target: Target, protocol: Callable[[], P], *, linger_s: float) -> P:
+async def dial(target: Target, protocol: asyncio.Protocol, *, linger_s: float) -> None:
     """Connect `protocol` to the target over TLS. Raises OSError (ssl.SSLError among them).
 
-    The name is resolved anew at each call: providers move their traffic by DNS. A cancelled dial leaves nothing open.
+    The name is resolved anew at each call: providers move their traffic by DNS. All its addresses are tried until one
+    accepts. A dial that is cancelled, at whatever moment, leaves nothing open. `protocol` may be given data, and lose
+    its connection, before its `connection_made` is called.
     """
     loop = asyncio.get_running_loop()
     proxy = target.proxy
@@ -32,17 +32,25 @@ async def dial(target: Target, protocol: Callable[[], P], *, linger_s: float) ->
     try:
         if proxy is not None:
             await _tunnel(sock, proxy, target)
-        _, connected = await loop.create_connection(
+        plain, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    # Not create_connection(ssl=...): cancelled at the wrong moment it leaves its transport open on asyncio.
+    try:
+        transport = await loop.start_tls(
+            plain,
             protocol,
-            sock=sock,
-            ssl=target.tls,
+            target.tls,
             server_hostname=target.server_name or target.host,
             ssl_shutdown_timeout=linger_s,
         )
     except BaseException:
-        sock.close()
+        plain.abort()
         raise
-    return connected
+    if transport is None:
+        raise ConnectionResetError("lost right after the handshake")
+    protocol.connection_made(transport)
 
 
 async def _resolve(host: str, port: int) -> list[Address]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pushgate.errors import NotSent
 from pushgate.http2.backoff import Backoff
 from pushgate.http2.connection import Connection, Listener, State
+from pushgate.http2.frames import GoAway
 from pushgate.http2.headers import Response
 from pushgate.http2.limits import Limits
 from pushgate.http2.queue import Call, Queue
@@ -34,7 +35,8 @@ class Pool:
 
     Readable for metrics: `connections` (taking requests), `connections_opened`, `connections_failed` (never came to
     be), `connections_lost` (ended without a GOAWAY), `goaways` (connections that got one), `pings`, `repeats`
-    (requests sent again after NotSent), `waiting` (for a free stream), `in_flight`.
+    (requests sent again after NotSent), `waiting` (for a free stream), `in_flight`. `last_goaway` holds the peer's
+    reason, for a log.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Pool:
     ) -> None:
         self.connections_opened = self.connections_failed = self.connections_lost = 0
         self.goaways = self.pings = self.repeats = 0
+        self.last_goaway: GoAway | None = None
         self._target = target
         self._max_connections = max_connections
         self._max_waiting = max_waiting
@@ -93,7 +96,7 @@ class Pool:
         if timeout_s <= 0:
             raise NotSent("no time left")
         loop = asyncio.get_running_loop()
-        call = Call(head, body, loop.time() + timeout_s, loop.create_future())
+        call = Call(head, body, deadline=loop.time() + timeout_s, answer=loop.create_future())
         self._place(call)
         attempt = 1
         while True:
@@ -235,6 +238,7 @@ class Pool:
             self.pings += 1
         elif state is State.GOAWAY:
             self.goaways += 1
+            self.last_goaway = connection.goaway
         if not connection.is_usable:
             self._part(connection, is_gone=state is State.CLOSED)
         if self._queue:
@@ -253,5 +257,5 @@ class Pool:
             self._backoff.stumbled(asyncio.get_running_loop().time())
         if is_gone:
             del self._leaving[connection]
-            if connection.goaway is None and not self._is_closed:
+            if connection.goaway is None and not connection.was_closed:
                 self.connections_lost += 1

@@ -23,7 +23,7 @@ class Call:
 
     __slots__ = ("answer", "avoid", "body", "connection", "deadline", "head", "stream")
 
-    def __init__(self, head: bytes, body: bytes, deadline: float, answer: asyncio.Future[Response]) -> None:
+    def __init__(self, head: bytes, body: bytes, *, deadline: float, answer: asyncio.Future[Response]) -> None:
         self.head = head
         self.body = body
         self.deadline = deadline

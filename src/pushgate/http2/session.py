@@ -59,6 +59,8 @@ class Session:
         self.is_retired = False
         """No new requests; those in flight go on."""
         self.is_over = False
+        self.was_closed = False
+        """It is over because we wanted it, and the peer was told."""
         self.end = ""
         """Why it is over, in words without content."""
         self.goaway: GoAway | None = None
@@ -101,6 +103,7 @@ class Session:
     def finish(self, code: ErrorCode, why: str) -> None:
         """Say goodbye and end: requests that left are Unanswered, those that never left are NotSent."""
         if not self.is_over:
+            self.was_closed = code == ErrorCode.NO_ERROR
             self.lose(why)
             self.out.chunks.append(goaway(code))
 

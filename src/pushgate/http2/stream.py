@@ -35,7 +35,7 @@ class Stream(Upload):
 
     __slots__ = ("answer", "block", "body", "deadline", "headers", "received", "status")
 
-    def __init__(self, stream_id: int, answer: Answer, deadline: float) -> None:
+    def __init__(self, stream_id: int, *, answer: Answer, deadline: float) -> None:
         self.id = stream_id
         self.window = 0
         self.unsent = None
@@ -79,7 +79,7 @@ class Streams:
             raise NotSent("no free stream")
         stream_id = self.next_id
         self.next_id = stream_id + 2
-        stream = self.open[stream_id] = Stream(stream_id, answer, deadline)
+        stream = self.open[stream_id] = Stream(stream_id, answer=answer, deadline=deadline)
         self._out.request(stream, head, body)
         return stream
 

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 import h2.settings
 import pytest
-import trustme
 
 from pushgate.errors import NotSent, Unanswered
-from pushgate.http2 import Connection, Pool, Response, Target, encode_headers
+from pushgate.http2 import Connection, Pool, Response, encode_headers
 from pushgate.http2.limits import Limits
-from pushgate.http2.target import Proxy
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Code = h2.settings.SettingCodes
 QUICK = Limits(quiet_s=0.15, ack_s=0.15, linger_s=0.1)
-SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 
 
 def raw(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
@@ -390,238 +385,5 @@ def test_peer_that_reads_nothing_holds_the_requests_back_and_they_end(
             assert {type(end) for end in ends} == {Unanswered}
             scene.peers[0].hang_up()
             await connection.close()
-
-    run(main())
-
-
-# Peers that break the protocol, over the wire
-
-BREAKS = {
-    "garbage": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
-    "push": raw(5, 4, 1, b"\0\0\0\x02\x82"),
-    "even stream": raw(1, 5, 2, b"\x88"),
-    "settings of odd length": raw(4, 0, 0, b"12345"),
-    "window overflow": raw(8, 0, 0, b"\x7f\xff\xff\xff"),
-    "header block without end": raw(1, 0, 1, b"\x88") + raw(6, 0, 0, bytes(8)),
-    "frame too large": raw(0, 0, 1, bytes(20_000)),
-    "undecodable": raw(1, 5, 1, b"\xbe"),
-    "flood of settings": SETTINGS * 5000,
-    "flood of pings": raw(6, 0, 0, bytes(8)) * 5000,
-    "flood of continuations": raw(1, 0, 1, b"") + raw(9, 0, 1, b"") * 5000,
-    "flood of empty data": raw(1, 4, 1, b"\x88") + raw(0, 0, 1, b"") * 5000,
-    "flood of resets": raw(3, 0, 1, bytes(4)) * 5000,
-}
-
-
-@pytest.mark.parametrize("name", BREAKS)
-def test_peer_that_breaks_the_protocol_costs_one_connection_and_no_more(
-    run: Run, scene: Any, server_tls: ssl.SSLContext, name: str
-) -> None:
-    async def main() -> None:
-        scene.on_request = lambda peer, stream_id, body: peer.raw(BREAKS[name])
-        async with scene.listen(server_tls):
-            pool = Pool(scene.target, limits=QUICK)
-            with pytest.raises(Unanswered):
-                await ask(pool, scene)
-            await until(lambda: bool(scene.peers[0].is_lost))
-            scene.on_request = lambda peer, stream_id, body: peer.answer(stream_id)
-            assert (await ask(pool, scene)).status == 200
-            assert len(scene.peers) == 2
-            await pool.close(1)
-        scene.faults.clear()
-
-    run(main())
-
-
-# Connecting
-
-
-@pytest.mark.parametrize("alpn", [["http/1.1"], None])
-def test_peer_without_http2_is_refused_by_name(
-    run: Run, scene: Any, authority: trustme.CA, alpn: list[str] | None
-) -> None:
-    async def main() -> None:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
-        if alpn:
-            tls.set_alpn_protocols(alpn)
-        async with scene.listen(tls):
-            with pytest.raises(NotSent, match="does not speak HTTP/2"):
-                await Connection.open(scene.target)
-
-    run(main())
-
-
-def test_certificate_of_another_authority_or_name_is_refused(
-    run: Run, scene: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
-) -> None:
-    async def main() -> None:
-        stranger = ssl.create_default_context()
-        trustme.CA().configure_trust(stranger)
-        stranger.set_alpn_protocols(["h2"])
-        async with scene.listen(server_tls):
-            for target in (
-                Target("127.0.0.1", scene.port, stranger),
-                Target("127.0.0.1", scene.port, client_tls, server_name="push.example.org"),
-            ):
-                with pytest.raises(NotSent, match="SSLCertVerificationError"):
-                    await Connection.open(target)
-            named = Target("127.0.0.1", scene.port, client_tls, server_name="localhost")
-            await (await Connection.open(named, limits=QUICK)).close()
-
-    run(main())
-
-
-def test_peer_that_accepts_and_says_nothing_is_not_waited_for_long(run: Run, client_tls: ssl.SSLContext) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as mute:
-            target = Target("127.0.0.1", mute.getsockname()[1], client_tls)
-            with pytest.raises(NotSent, match="TimeoutError"):
-                await Connection.open(target, connect_timeout_s=0.1)
-
-    run(main())
-
-
-def test_peer_without_settings_is_not_waited_for_long(run: Run, scene: Any, server_tls: ssl.SSLContext) -> None:
-    async def main() -> None:
-        scene.greeting, scene.is_deaf = b"", True
-        async with scene.listen(server_tls):
-            with pytest.raises(NotSent, match="TimeoutError"):
-                await Connection.open(scene.target, connect_timeout_s=0.3, limits=QUICK)
-            await until(lambda: bool(scene.peers[0].is_lost))
-
-    run(main())
-
-
-def test_connecting_that_is_cancelled_leaves_nothing_open(run: Run, scene: Any, server_tls: ssl.SSLContext) -> None:
-    async def main() -> None:
-        scene.greeting, scene.is_deaf = b"", True
-        async with scene.listen(server_tls):
-            opening = asyncio.create_task(Connection.open(scene.target, limits=QUICK))
-            await until(lambda: bool(scene.peers))
-            opening.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await opening
-            await until(lambda: bool(scene.peers[0].is_lost))
-
-    run(main())
-
-
-def test_peer_that_is_down_fails_requests_at_once_and_works_again_when_it_is_up(
-    run: Run, scene: Any, server_tls: ssl.SSLContext
-) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            scene.port = probe.getsockname()[1]
-        pool = Pool(scene.target, limits=QUICK, backoff_first_s=0.05, backoff_most_s=0.05)
-        began = asyncio.get_running_loop().time()
-        ends = await asyncio.gather(*(ask(pool, scene) for _ in range(20)), return_exceptions=True)
-        assert {type(end) for end in ends} == {NotSent}
-        assert asyncio.get_running_loop().time() - began < 1
-        async with scene.listen(server_tls):
-            for _ in range(100):
-                with suppress(NotSent):
-                    assert (await ask(pool, scene)).status == 200
-                    break
-                await asyncio.sleep(0.02)
-            assert (pool.connections, pool.connections_failed) == (1, 1)
-            await pool.close(1)
-
-    run(main())
-
-
-def test_every_address_of_a_name_is_tried(
-    run: Run, scene: Any, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        async with scene.listen(server_tls):
-            stream = socket.SOCK_STREAM
-            found: list[Any] = [
-                (socket.AF_INET, stream, 6, "", ("127.0.0.1", 1)),
-                (socket.AF_INET, stream, 6, "", ("127.0.0.1", scene.port)),
-                (socket.AF_INET6, stream, 6, "", ("::1", 1, 0, 0)),
-            ]
-
-            async def resolve(*_: Any, **__: Any) -> list[Any]:
-                return found
-
-            monkeypatch.setattr("pushgate.http2.dial._lookup", resolve)
-            target = Target("push.example.org", scene.port, scene.target.tls, server_name="localhost")
-            await (await Connection.open(target, limits=QUICK)).close()
-            found[1:2] = []
-            with pytest.raises(NotSent, match=r"push\.example\.org"):
-                await Connection.open(target, limits=QUICK)
-
-    run(main())
-
-
-def test_name_that_does_not_resolve_or_is_none_is_not_sent(run: Run, client_tls: ssl.SSLContext) -> None:
-    async def main() -> None:
-        for name in ("no-such-host.invalid", "a" * 300):
-            with pytest.raises(NotSent, match="cannot connect"):
-                await Connection.open(Target(name, 443, client_tls))
-
-    run(main())
-
-
-# Through a proxy
-
-
-class Tunnel:
-    """An HTTP proxy: answers CONNECT as scripted and then passes bytes on."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.asked = b""
-        self.port = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.asked = await reader.readuntil(b"\r\n\r\n")
-        writer.write(self.answer)
-        if b" 200 " in self.answer:
-            host, port = self.asked.split()[1].decode().rsplit(":", 1)
-            there, back = await asyncio.open_connection(host, int(port))
-            await asyncio.gather(self.pipe(reader, back), self.pipe(there, writer), return_exceptions=True)
-        writer.close()
-
-    async def pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while data := await source.read(65_536):
-            sink.write(data)
-        sink.close()
-
-
-def test_tunnel_of_a_proxy_is_used_and_the_peer_is_still_verified(
-    run: Run, scene: Any, server_tls: ssl.SSLContext
-) -> None:
-    async def main() -> None:
-        tunnel = Tunnel(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
-        server = await asyncio.start_server(tunnel.serve, "127.0.0.1", 0)
-        async with scene.listen(server_tls):
-            proxy = Proxy("127.0.0.1", server.sockets[0].getsockname()[1], "Basic c2VjcmV0")
-            target = Target("127.0.0.1", scene.port, scene.target.tls, proxy=proxy)
-            connection = await Connection.open(target, limits=QUICK)
-            assert (await ask(connection, scene)).status == 200
-            await connection.close(1)
-            assert tunnel.asked.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: 127.0.0.1" % scene.port)
-            assert b"\r\nProxy-Authorization: Basic c2VjcmV0\r\n" in tunnel.asked
-            assert "c2VjcmV0" not in repr(target)
-        server.close()
-        await asyncio.sleep(0.05)
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"nonsense\r\n\r\n", b"HTTP/1.1 200", b""]
-)
-def test_proxy_that_opens_no_tunnel_is_a_request_not_sent(run: Run, client_tls: ssl.SSLContext, answer: bytes) -> None:
-    async def main() -> None:
-        tunnel = Tunnel(answer.replace(b" 200", b" 299") if answer.endswith(b"200") else answer)
-        server = await asyncio.start_server(tunnel.serve, "127.0.0.1", 0)
-        proxy = Proxy("127.0.0.1", server.sockets[0].getsockname()[1])
-        with pytest.raises(NotSent, match="cannot connect"):
-            await Connection.open(Target("push.example.org", 443, client_tls, proxy=proxy))
-        assert b"Proxy-Authorization" not in tunnel.asked
-        server.close()
 
     run(main())

@@ -15,6 +15,7 @@ from pushgate.http2.connection import Connection, Listener, State
 from pushgate.http2.frames import PREFACE
 from pushgate.http2.headers import Response
 from pushgate.http2.limits import Limits
+from pushgate.http2.pool import Pool
 from pushgate.http2.session import Session
 from pushgate.http2.target import Target
 
@@ -252,3 +253,39 @@ class Line:
 def line() -> Callable[..., Line]:
     """Makes lines; see `Line`."""
     return Line
+
+
+class Shop:
+    """A pool on a scripted network."""
+
+    def __init__(self, network: Network, target: Target, **options: Any) -> None:
+        self.network = network
+        self.pool = Pool(target, opener=network.open, rng=lambda: 1.0, **options)
+
+    def ask(self, count: int = 1, timeout_s: float = 10.0) -> list[asyncio.Task[Response]]:
+        loop = asyncio.get_running_loop()
+        return [loop.create_task(self.pool.request(b"\x83", b"body", timeout_s=timeout_s)) for _ in range(count)]
+
+    async def warm(self) -> None:
+        """One answered request: the first connection has proved itself."""
+        (request,) = self.ask()
+        await turn_over()
+        self.network.wires[0].answer(1)
+        await request
+        self.network.wires[0].sent()
+
+
+@pytest.fixture(scope="session")
+def make(target: Target) -> Callable[..., Shop]:
+    """Makes pools; see `Shop`. First what the peer announces, then options of the pool."""
+
+    def made(settings: dict[int, int] | None = None, **options: Any) -> Shop:
+        return Shop(Network(settings), target, **options)
+
+    return made
+
+
+async def turn_over() -> None:
+    """Let the loop turn a few times without time passing."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -14,10 +14,11 @@ from hyperframe.frame import (
     PingFrame,
     RstStreamFrame,
     SettingsFrame,
+    WindowUpdateFrame,
 )
 
 from pushgate.errors import NotSent, Unanswered
-from pushgate.http2.connection import HELD_CHUNKS, State
+from pushgate.http2.connection import HELD_CHUNKS, Connection, State
 from pushgate.http2.limits import Limits
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -352,6 +353,32 @@ def test_peer_without_http2_is_refused_by_name(run: Run, line: Lines, alpn: str 
         with pytest.raises(NotSent, match=f"ALPN: {alpn}"):
             await one.connection.ready()
         assert one.connection.is_closed
+
+    run(main())
+
+
+def test_settings_that_come_before_the_transport_are_not_lost(run: Run, line: Lines) -> None:
+    """After TLS the peer's first bytes may be here before the loop tells of the transport."""
+
+    async def main() -> None:
+        early = Connection(Limits())
+        early.data_received(SettingsFrame(settings={3: 7}).serialize())
+        await early.ready()
+        wire = type(line().wire)(early)
+        assert [type(frame) for frame in wire.sent()] == [SettingsFrame, WindowUpdateFrame, SettingsFrame]
+        assert early.free_streams == 7
+
+    run(main())
+
+
+def test_end_that_comes_before_the_transport_is_the_end(run: Run, line: Lines) -> None:
+    async def main() -> None:
+        early = Connection(Limits())
+        early.connection_lost(None)
+        wire = type(line().wire)(early)
+        assert wire.pieces == []
+        with pytest.raises(NotSent, match="connection lost"):
+            await early.ready()
 
     run(main())
 
