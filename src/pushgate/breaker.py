@@ -41,6 +41,7 @@ class Breaker:
             at, count = self._alive[-1]
             self._alive[-1] = (at, count + 1)
         else:
+            self._forget(now)
             self._alive.append((now, 1))
         self._alive_sum += 1
         if self.is_open:

@@ -1,14 +1,13 @@
 """The dispatcher: one lane for each app_id takes leases from the spool, has them sent, and settles how they ended.
 
-A lane has its own concurrency and its own pauses, so that one sick provider or key stops nobody else. Four things
-pause a whole lane: a fault of our credentials, a quota, an outage (many failures in a row without one success), and so
-many dead pushkeys that the fault must be ours. After a pause a lane starts with one attempt and doubles what it dares
-with each success.
+A lane has its own concurrency, its own breaker and its own pauses (`pace`), so that one sick provider or key stops
+nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, assert_never
@@ -22,17 +21,14 @@ from pushgate.errors import SpoolError
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.pace import Change, Pace, Paused, Resumed
 from pushgate.spool import Lease
 
 log = structlog.get_logger(__name__)
 
 LEASE_AT_ONCE = 200
-OUTAGE_AFTER_FAILURES = 20
-OUTAGE_PAUSE = retry.Backoff(1, 60)
-SPOOL_RETRY_S = 1.0
-_MASS_REJECTION = "mass_rejection"
-_LOUD = ("credentials", _MASS_REJECTION)
-"""Alarms that somebody must act on now."""
+TROUBLE_S = 1.0
+"""How long to wait after the spool or our own code failed."""
 
 
 class Sender(Protocol):
@@ -84,7 +80,9 @@ class Timing(Struct, frozen=True):
     """Where time and chance come from."""
 
     clock: Callable[[], float]
-    """Unix seconds."""
+    """Unix seconds: for what ends at a time of day."""
+    monotonic: Callable[[], float]
+    """Seconds that nobody sets back: for how long something takes."""
     jitter: Callable[[], float]
     """A number in [0, 1)."""
     scale: float = 1.0
@@ -125,11 +123,7 @@ class Lane:
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._breaker = Breaker(how.breaker)
-        self._dares = how.max_in_flight
-        self._paused_until = 0.0
-        self._failures_in_a_row = 0
-        self._pauses_in_a_row = 0
-        self._alarms: set[str] = set()
+        self._pace = Pace(how.policy, most=how.max_in_flight, scale=timing.scale)
 
     @property
     def in_flight(self) -> int:
@@ -162,27 +156,37 @@ class Lane:
 
     async def _lease_for_ever(self) -> None:
         while True:
-            await self._until_open()
             try:
-                leases = await self._source.lease(self.name, min(self._dares - len(self._attempts), LEASE_AT_ONCE))
+                await self._lease_some()
             except SpoolError as fault:
                 log.error("spool gives nothing", lane=self.name, fault=str(fault))
-                await asyncio.sleep(SPOOL_RETRY_S)
-                continue
-            for lease in leases:
-                await self._until_open()  # it may have been paused meanwhile
-                attempt = asyncio.create_task(self._attempt(lease))
-                self._attempts.add(attempt)
-                attempt.add_done_callback(self._landed)
+                await asyncio.sleep(TROUBLE_S)
+            except Exception as fault:  # noqa: BLE001 - a bug must not stop this lane, nor the others
+                log.error("leasing failed unexpectedly", lane=self.name, fault=type(fault).__name__)
+                await asyncio.sleep(TROUBLE_S)
 
-    async def _until_open(self) -> None:
-        """Wait until the lane is not paused and has room for one more attempt."""
-        while True:
-            if (pause_s := self._paused_until - self._timing.clock()) > 0:
-                await asyncio.sleep(min(pause_s, 3600))
-            elif len(self._attempts) >= self._dares:
+    async def _lease_some(self) -> None:
+        await self._until_open()
+        leases = await self._source.lease(self.name, min(self._pace.dares - len(self._attempts), LEASE_AT_ONCE))
+        for lease in leases:
+            # The lane may have been paused meanwhile; whoever's time is up then waits no longer.
+            await self._until_open(lease.delivery.expires_at)
+            if self._stopping.is_set():
+                return  # the rest is still leased, and a successor's
+            attempt = asyncio.create_task(self._attempt(lease))
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._landed)
+
+    async def _until_open(self, until: float = math.inf) -> None:
+        """Wait until the lane is not paused and has room for one more attempt, at most until then (unix seconds)."""
+        while (left_s := until - self._timing.clock()) > 0:
+            if (pause_s := self._pace.paused_until - self._timing.monotonic()) > 0:
+                await asyncio.sleep(min(pause_s, left_s))
+            elif len(self._attempts) >= self._pace.dares:
                 self._room.clear()
-                await self._room.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if left_s == math.inf else left_s):
+                        await self._room.wait()
             else:
                 return
 
@@ -193,23 +197,51 @@ class Lane:
             log.error("attempt was not settled", lane=self.name, fault=type(fault).__name__)
 
     async def _attempt(self, lease: Lease) -> None:
-        started = self._timing.clock()
-        if started >= lease.delivery.expires_at:
+        if self._timing.clock() >= lease.delivery.expires_at:
             await self._settle_safely(lease, None)
             return
+        started = self._timing.monotonic()
         try:
             outcome = await self._how.sender.send(lease.delivery)
         except Exception as fault:  # noqa: BLE001 - a bug of ours must not cost a delivery
             log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
             outcome = Deferred(Cause.CONNECTION, "internal")
-        self._metrics.attempt_seconds[self.name].observe(max(self._timing.clock() - started, 0.0))
+        now = self._timing.monotonic()
+        self._metrics.attempt_seconds[self.name].observe(now - started)
         was_open = self._breaker.is_open
-        outcome = self._believe(outcome, lease)
+        outcome = self._believe(outcome, lease, now)
         opened = self._breaker.is_open and not was_open
-        self._learn(outcome)
-        await self._settle_safely(lease, outcome)
+        self._tell(self._pace.learn(outcome, now, disbelieves=self._breaker.is_open))
         if opened:
             await self._take_back()
+        await self._settle_safely(lease, outcome)
+
+    def _believe(self, outcome: Outcome, lease: Lease, now: float) -> Outcome:
+        """The outcome; a rejection only while the lane's rejections are few enough to be believed."""
+        match outcome:
+            case Rejected(reason=reason):
+                if not self._breaker.dead(now, lease.delivery.device.pushkey):
+                    return Deferred(Cause.MASS_REJECTION, reason)
+            case Accepted():
+                self._breaker.alive(now)
+            case _:
+                pass  # says nothing of the pushkey
+        return outcome
+
+    def _tell(self, change: Change) -> None:
+        match change:
+            case Paused(alarm=alarm, reason=reason, pause_s=pause_s):
+                self._metrics.alarms[(self.name, alarm)].set(1)
+                say = log.error if change.needs_somebody else log.warning
+                say("lane pauses", lane=self.name, why=alarm, reason=reason, pause_s=round(pause_s, 1))
+            case Resumed(alarms=alarms):
+                for alarm in alarms:
+                    self._metrics.alarms[(self.name, alarm)].set(0)
+                log.info("lane goes on", lane=self.name, after=sorted(alarms))
+            case None:
+                pass
+            case _:
+                assert_never(change)
 
     async def _settle_safely(self, lease: Lease, outcome: Outcome | None) -> None:
         """Settle, again and again while the spool cannot be written: what the provider said must not be lost."""
@@ -218,17 +250,19 @@ class Lane:
                 return await self._settle(lease, outcome)
             except SpoolError as fault:
                 log.error("spool cannot settle a delivery", lane=self.name, id=lease.delivery.id, fault=str(fault))
-                await asyncio.sleep(SPOOL_RETRY_S)
+                await asyncio.sleep(TROUBLE_S)
+                if isinstance(outcome, Rejected) and self._breaker.is_open:
+                    outcome = Deferred(Cause.MASS_REJECTION, outcome.reason)  # meanwhile nobody believes it
 
     async def _take_back(self) -> None:
         """The rejections that led to the breaker's opening are not believed any more either."""
-        since = self._timing.clock() - self._how.breaker.window_s
+        since = self._timing.clock() - self._how.breaker.window_s - 1
         while True:
             try:
                 count = await self._source.forget_rejections(self.name, since=since)
             except SpoolError as fault:
                 log.error("spool cannot take back rejections", lane=self.name, fault=str(fault))
-                await asyncio.sleep(SPOOL_RETRY_S)
+                await asyncio.sleep(TROUBLE_S)
             else:
                 log.error("rejections taken back", lane=self.name, count=count)
                 return
@@ -278,59 +312,3 @@ class Lane:
     def _count(self, *, outcome: str, ending: str) -> None:
         self._metrics.attempts[(self.name, outcome)].inc()
         self._metrics.endings[(self.name, ending)].inc()
-
-    def _believe(self, outcome: Outcome, lease: Lease) -> Outcome:
-        """The outcome; a rejection only while the lane's rejections are few enough to be believed."""
-        now = self._timing.clock()
-        match outcome:
-            case Rejected(reason=reason):
-                if not self._breaker.dead(now, lease.delivery.device.pushkey):
-                    return Deferred(Cause.MASS_REJECTION, reason)
-            case Accepted():
-                self._breaker.alive(now)
-            case _:
-                pass  # says nothing of the pushkey
-        return outcome
-
-    def _learn(self, outcome: Outcome) -> None:
-        """What an outcome says about the whole lane."""
-        match outcome:
-            case Deferred(
-                cause=Cause.CREDENTIALS | Cause.QUOTA | Cause.MASS_REJECTION as cause,
-                reason=reason,
-                retry_after_s=asked_s,
-            ):
-                self._pause(cause.value, reason, self._how.policy[cause], asked_s)
-            case Deferred(cause=Cause.CONNECTION | Cause.PROVIDER, reason=reason):
-                self._failures_in_a_row += 1
-                if self._failures_in_a_row >= OUTAGE_AFTER_FAILURES:
-                    self._pause("outage", reason, OUTAGE_PAUSE, None)
-            case Deferred(cause=Cause.DEVICE):
-                pass  # about one device: says nothing of the lane
-            case _:
-                self._recover()
-
-    def _recover(self) -> None:
-        """The provider answers properly: dare more, and end the alarms that this ends."""
-        self._failures_in_a_row = self._pauses_in_a_row = 0
-        for alarm in tuple(self._alarms):
-            if alarm != _MASS_REJECTION or not self._breaker.is_open:
-                self._alarms.discard(alarm)
-                self._metrics.alarms[(self.name, alarm)].set(0)
-                log.info("lane goes on", lane=self.name, after=alarm)
-        if self._dares < self._how.max_in_flight:
-            self._dares = min(self._dares * 2, self._how.max_in_flight)
-
-    def _pause(self, alarm: str, reason: str, backoff: retry.Backoff, asked_s: float | None) -> None:
-        """Stop leasing for a while; the first attempt after it is alone. Answers to what still flies change nothing."""
-        now = self._timing.clock()
-        if now < self._paused_until:
-            return
-        self._pauses_in_a_row += 1
-        wait_s = (backoff.wait_s(self._pauses_in_a_row) if asked_s is None else max(asked_s, 1.0)) * self._timing.scale
-        self._paused_until = now + wait_s
-        self._dares = 1
-        self._alarms.add(alarm)
-        self._metrics.alarms[(self.name, alarm)].set(1)
-        say = log.error if alarm in _LOUD else log.warning
-        say("lane pauses", lane=self.name, why=alarm, reason=reason, pause_s=round(wait_s, 1))

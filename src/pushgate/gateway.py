@@ -145,7 +145,12 @@ class Gateway:
                 app_id: LaneSettings(provider, policies[apps[app_id].provider], apps[app_id].max_in_flight, breaker)
                 for app_id, provider in providers.items()
             },
-            timing=Timing(clock=self._clock, jitter=self._jitter, scale=self._settings.delivery.retry_scale),
+            timing=Timing(
+                clock=self._clock,
+                monotonic=time.monotonic,
+                jitter=self._jitter,
+                scale=self._settings.delivery.retry_scale,
+            ),
             metrics=self._metrics,
         )
 

@@ -24,6 +24,7 @@ Refuse = Callable[[Delivery], str | None]
 """Why a delivery could never be sent by its provider, or None."""
 
 SHOWN_APP_ID_CHARS = 64
+SHOWN_FAULTS = 5
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 
@@ -112,7 +113,7 @@ class Intake:
         allowed = [device for device in known if caller.may_send_to(device.app_id)]
         if len(allowed) != len(known):
             for device in known:
-                if device not in allowed:
+                if not caller.may_send_to(device.app_id):
                     self._fault(
                         tally,
                         "app_not_allowed",
@@ -172,10 +173,12 @@ class _Tally:
     def verdict(self) -> Verdict:
         if self.taken and not self.rejected and not self.faults:
             return _TAKEN_ONE if self.taken == 1 else Verdict(self.taken)
-        error = "; ".join(dict.fromkeys(self.faults))
+        faults = [*dict.fromkeys(self.faults)]
         if not self.taken and self.rejected:
-            error = "; ".join(filter(None, ("the pushkey is dead", error)))
-        return Verdict(self.taken, tuple(self.rejected), error or None)
+            faults.insert(0, "the pushkey is dead")
+        if (more := len(faults) - SHOWN_FAULTS) > 0:
+            faults[SHOWN_FAULTS:] = [f"and {more} more"]
+        return Verdict(self.taken, tuple(self.rejected), "; ".join(faults) or None)
 
 
 _TAKEN_ONE = Verdict(1)

@@ -17,6 +17,8 @@ from pushgate.outcome import Cause, Deferred
 
 JITTER = 0.25
 """A wait is lengthened by up to this share of itself."""
+LAST_CHANCE_S = 60.0
+"""The last attempt is made so long before the end."""
 LONGEST_RETRY_AFTER_S = 86_400.0
 
 
@@ -48,7 +50,9 @@ FCM: Policy = {**_SHARED, Cause.PROVIDER: Backoff(10, 3600)}
 def next_wait_s(
     deferred: Deferred, *, policy: Policy, attempt: int, jitter: float, remaining_s: float, scale: float = 1.0
 ) -> float | None:
-    """How long a deferred delivery waits, or None when its time would be up by then.
+    """How long a deferred delivery waits, or None when its time is nearly up.
+
+    A wait that would outlast the delivery ends a little before its end instead: it gets a last attempt.
 
     `attempt` is the one just made (from 1), `jitter` is in [0, 1), `remaining_s` is the time left until it must be
     gone (A_27757), `scale` multiplies every wait (for drills).
@@ -58,7 +62,10 @@ def next_wait_s(
     if deferred.retry_after_s is not None:
         wait_s = max(min(deferred.retry_after_s, LONGEST_RETRY_AFTER_S), 1.0)
     wait_s *= (1 + JITTER * jitter) * scale
-    return wait_s if wait_s < remaining_s else None
+    if wait_s < remaining_s:
+        return wait_s
+    last_chance_s = LAST_CHANCE_S * scale
+    return remaining_s - last_chance_s if remaining_s > 2 * last_chance_s else None
 
 
 def retry_after_s(value: str, *, now: float) -> float | None:

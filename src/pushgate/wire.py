@@ -80,22 +80,23 @@ class _RawItem(Struct, frozen=True):
     notification: msgspec.Raw
 
 
-class _RawBody(Struct, frozen=True):
-    notifications: tuple[_RawItem, ...] = ()
-    notification: msgspec.Raw = msgspec.Raw(b"")
+class _RawBatch(Struct, frozen=True):
+    notifications: tuple[_RawItem, ...]
 
 
 _notify = msgspec.json.Decoder(_NotifyBody)
 _plain_batch = msgspec.json.Decoder(_BatchBody[PlainNotification])
 _encrypted_batch = msgspec.json.Decoder(_BatchBody[EncryptedNotification])
-_raw = msgspec.json.Decoder(_RawBody)
+_raw_notify = msgspec.json.Decoder(_RawItem)
+_raw_batch = msgspec.json.Decoder(_RawBatch)
 
 
 def decode_notify(body: bytes, limits: Limits) -> PlainNotification:
     """The body of `/notify`. Raises `RequestError` 400 (format) or 413 (the notification is over its limit)."""
     notification = _decode(_notify, body).notification
     _check_values([notification], "$.notification")
-    if len(body) > limits.max_notification_kb * 1024 and _largest(body) > limits.max_notification_kb * 1024:
+    limit = limits.max_notification_kb * 1024
+    if len(body) > limit and len(_raw_notify.decode(body).notification) > limit:
         raise RequestError(
             413,
             NOTIFY_TOO_LARGE,
@@ -147,9 +148,8 @@ def _least_size(items: Sequence[Item[Any]]) -> int:
 
 
 def _largest(body: bytes) -> int:
-    """Size in bytes of the largest `notification` object, as it was sent."""
-    raw = _raw.decode(body)
-    return max(len(raw.notification), *(len(item.notification) for item in raw.notifications), 0)
+    """Size in bytes of the largest `notification` object of a batch, as it was sent."""
+    return max(len(item.notification) for item in _raw_batch.decode(body).notifications)
 
 
 T = TypeVar("T")

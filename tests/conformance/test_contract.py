@@ -165,6 +165,11 @@ async def test_a_hostile_app_id_is_told_back_quoted_and_short(api: Api) -> None:
     assert "\n" not in error
 
 
+async def test_an_error_stays_short_however_many_devices_are_at_fault(api: Api) -> None:
+    _, answer = await api.post(BATCH, batch(plain(*(device(f"app-{n}") for n in range(500)))))
+    assert answer["results"][0]["error"].endswith("; unknown app_id 'app-4'; and 495 more")
+
+
 # --- repeats ----------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushgate import dispatch, retry
+from pushgate import dispatch, pace, retry
 from pushgate.dispatch import Dispatcher, LaneSettings, Timing
 from pushgate.errors import SpoolUnavailable
 from pushgate.metrics import Metrics
@@ -39,6 +39,8 @@ class Ledger:
         self.delays: list[float] = []
         self.forgotten: list[tuple[str, float]] = []
         self.failures = 0
+        self.failures_of: dict[str, int] = {}
+        self.bugs = 0
         self.change = asyncio.Event()
 
     def add(self, number: int, *, lane: str = LANE, attempt: int = 1, lives_s: float = 86_400) -> None:
@@ -53,6 +55,9 @@ class Ledger:
 
     async def lease(self, lane: str, limit: int) -> Sequence[Lease]:
         self._fail()
+        if self.bugs:
+            self.bugs -= 1
+            raise ZeroDivisionError
         first = await self.queues[lane].get()
         more = min(limit - 1, self.queues[lane].qsize())
         return [first, *(self.queues[lane].get_nowait() for _ in range(more))]
@@ -77,6 +82,9 @@ class Ledger:
 
     def _end(self, verb: str, leases: Sequence[Lease]) -> None:
         self._fail()
+        for lease in leases:
+            if self.failures_of.pop(lease.delivery.id, 0):
+                raise SpoolUnavailable("disk full")
         self.ended += [(verb, lease.delivery.id) for lease in leases]
         self.change.set()
 
@@ -129,7 +137,7 @@ async def dispatching(
             name: LaneSettings(sender=phone, policy=retry.FCM, max_in_flight=max_in_flight)
             for name, phone in lanes.items()
         },
-        timing=Timing(clock=clock, jitter=lambda: 0.0),
+        timing=Timing(clock=clock, monotonic=clock, jitter=lambda: 0.0),
         metrics=metrics,
     )
     running = asyncio.create_task(dispatcher.run())
@@ -193,6 +201,43 @@ async def test_a_deferred_one_without_time_left_is_buried_and_never_rejected(clo
         await ledger.until(lambda: bool(ledger.ended))
     assert ledger.ended == [("bury", "1")]
     assert f'pushgate_deliveries_total{{ending="expired",lane="{LANE}"}} 1.0' in metrics.text().decode()
+
+
+async def test_what_was_leased_into_a_pause_is_buried_when_its_time_is_up(clock: Clock, sleeps: list[float]) -> None:
+    ledger, phone = Ledger(), Phone(Deferred(Cause.CREDENTIALS, "InvalidProviderToken"))
+    ledger.add(0)
+    async with dispatching(ledger, clock, phone) as (_, metrics):
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        for number in range(1, 5):
+            ledger.add(number, lives_s=7)
+        await ledger.until(lambda: len(ledger.ended) == 5)
+    assert phone.asked == 1
+    assert [verb for verb, _ in ledger.ended] == ["nack", *["bury"] * 4]
+    assert sleeps[0] == 7
+    assert f'ending="expired",lane="{LANE}"}} 4.0' in metrics.text().decode()
+
+
+async def test_a_bug_while_leasing_does_not_end_the_lane(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    ledger.bugs = 1
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(Accepted())):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert ledger.ended == [("ack", "1")]
+
+
+async def test_a_rejection_that_could_not_be_stored_is_not_believed_once_the_breaker_is_open(
+    clock: Clock, sleeps: list[float]
+) -> None:
+    ledger, phone = Ledger(), Phone(Rejected("BadDeviceToken"))
+    ledger.add(0)
+    async with dispatching(ledger, clock, phone, max_in_flight=60):
+        ledger.failures_of["0"] = 1
+        for number in range(1, 52):
+            ledger.add(number)
+        await ledger.until(lambda: len(ledger.ended) == 52)
+    assert ("nack", "0") in ledger.ended
+    assert ("reject", "0") not in ledger.ended
 
 
 async def test_an_expired_one_is_buried_without_asking_the_provider(clock: Clock) -> None:
@@ -262,12 +307,12 @@ async def test_a_quota_pauses_the_lane_as_long_as_the_provider_asks(clock: Clock
 async def test_an_outage_is_probed_by_one_attempt_at_a_time(clock: Clock, sleeps: list[float]) -> None:
     ledger = Ledger()
     down = Deferred(Cause.CONNECTION, "connect")
-    phone = Phone(*[down] * (dispatch.OUTAGE_AFTER_FAILURES + 3), Accepted())
+    phone = Phone(*[down] * (pace.OUTAGE_AFTER_FAILURES + 3), Accepted())
     for number in range(100):
         ledger.add(number)
-    async with dispatching(ledger, clock, phone, max_in_flight=dispatch.OUTAGE_AFTER_FAILURES):
+    async with dispatching(ledger, clock, phone, max_in_flight=pace.OUTAGE_AFTER_FAILURES):
         await ledger.until(lambda: len(ledger.ended) == 100)
-    assert [verb for verb, _ in ledger.ended].count("nack") == dispatch.OUTAGE_AFTER_FAILURES + 3
+    assert [verb for verb, _ in ledger.ended].count("nack") == pace.OUTAGE_AFTER_FAILURES + 3
     assert sleeps == [1, 2, 4, 8]
 
 
@@ -290,7 +335,7 @@ async def test_a_mass_of_rejections_is_held_back_until_answers_look_sane(clock: 
         ledger.add(200)
         await ledger.until(lambda: ledger.ended[-1] == ("reject", "200"))
     assert sleeps[:4] == [60, 120, 240, 480]
-    assert ledger.forgotten == [(LANE, 1_000_000.0 - 300)]
+    assert ledger.forgotten == [(LANE, 1_000_000.0 - 301)]
 
 
 async def test_trouble_with_one_device_does_not_pause_the_lane(clock: Clock, sleeps: list[float]) -> None:
@@ -322,7 +367,7 @@ async def test_a_spool_that_cannot_be_read_is_asked_again(clock: Clock, sleeps: 
     ledger.add(1)
     async with dispatching(ledger, clock, Phone(Accepted())):
         await ledger.until(lambda: bool(ledger.ended))
-    assert sleeps == [dispatch.SPOOL_RETRY_S] * 2
+    assert sleeps == [dispatch.TROUBLE_S] * 2
 
 
 async def test_draining_waits_for_what_flies_and_cuts_off_what_does_not_land(clock: Clock) -> None:

@@ -60,9 +60,14 @@ def test_retry_after_wins_over_backoff_and_is_bounded() -> None:
     assert wait(Cause.QUOTA, asked_s=1e9, remaining_s=1e9) == DAY_S
 
 
-def test_time_is_up_when_the_wait_would_outlast_it() -> None:
+def test_a_wait_that_would_outlast_the_delivery_becomes_a_last_attempt() -> None:
     assert wait(Cause.PROVIDER, remaining_s=900.1) == 900
-    assert wait(Cause.PROVIDER, remaining_s=900) is None
+    assert wait(Cause.PROVIDER, remaining_s=900) == 840
+    assert wait(Cause.QUOTA, asked_s=DAY_S, remaining_s=DAY_S - 1) == DAY_S - 61
+    assert wait(Cause.PROVIDER, remaining_s=121) == 61
+    assert wait(Cause.PROVIDER, remaining_s=120) is None
+    assert wait(Cause.PROVIDER, remaining_s=60) is None
+    assert wait(Cause.CONNECTION, remaining_s=60) == 1
     assert wait(Cause.CONNECTION, remaining_s=-5) is None
 
 
@@ -85,7 +90,8 @@ def test_a_wait_is_never_shorter_than_asked_and_never_past_the_end(
         waited = wait(cause, policy=policy, attempt=attempt, jitter=jitter, asked_s=asked_s, remaining_s=remaining_s)
         if waited is not None:
             assert waited < remaining_s
-            assert waited >= (policy[cause].first_s if asked_s is None else min(asked_s, DAY_S))
+            asked = policy[cause].first_s if asked_s is None else min(asked_s, DAY_S)
+            assert waited >= asked or waited == remaining_s - retry.LAST_CHANCE_S
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,12 @@ def test_one_notification_may_have_exactly_its_limit() -> None:
     wire.decode_notify(padded, LIMITS)
 
 
+@pytest.mark.parametrize("other", [5, [1], [{"notification": "x" * 70_000}], None])
+def test_a_field_of_the_other_api_is_unknown_and_does_not_count(other: object) -> None:
+    wire.decode_notify(body({"notification": plain(), "notifications": other, "x": "y" * 70_000}), LIMITS)
+    wire.decode_batch(body({**batch(plain()), "notification": other, "x": "y" * 70_000}), LIMITS)
+
+
 def test_an_encrypted_item_with_much_that_is_unknown_is_too_large() -> None:
     request = batch(*[encrypted()] * 99, encrypted(unknown="x" * 65_536))
     assert refusal(wire.decode_encrypted_batch, body(request)).error == "Individual notification too large"
