@@ -7,10 +7,12 @@ those that match an entry are known; without entries every verified one is, by t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
@@ -44,28 +46,38 @@ def anyone(scope: Scope) -> Caller:
     return ANYONE
 
 
-def by_certificate(clients: Sequence[Client]) -> Identify:
+class _Known(Struct, frozen=True):
+    caller: Caller
+    until: float
+    """When the certificate ends, in unix seconds."""
+
+
+def by_certificate(clients: Sequence[Client], *, clock: Callable[[], float] = time.time) -> Identify:
     """`auth = "mtls"`: the caller whose entry fits the certificate of the connection."""
-    find = lru_cache(KNOWN_CERTIFICATES)(lambda der: _caller_of(der, clients))
+    find = lru_cache(KNOWN_CERTIFICATES)(lambda der: _known(der, clients))
 
     def identify(scope: Scope) -> Caller:
         der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
-        caller = find(der) if der else None
-        if caller is None:
+        known = find(der) if der else None
+        # A kept or resumed connection outlives the handshake's own look at the dates.
+        if known is None or known.until < clock():
             raise RequestError(401, UNAUTHENTICATED)
-        return caller
+        return known.caller
 
     return identify
 
 
-def _caller_of(der: bytes, clients: Sequence[Client]) -> Caller | None:
-    if not clients:
-        return VERIFIED
+def _known(der: bytes, clients: Sequence[Client]) -> _Known | None:
     try:
         certificate = x509.load_der_x509_certificate(der)
         marks = _marks(certificate, der)
-    except ValueError:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
         return None
+    caller = _caller_of(marks, clients) if clients else VERIFIED
+    return None if caller is None else _Known(caller, certificate.not_valid_after_utc.timestamp())
+
+
+def _caller_of(marks: set[tuple[str, str]], clients: Sequence[Client]) -> Caller | None:
     for client in clients:
         wanted = {("san", client.san), ("subject", client.subject)}
         wanted |= {("sha256", client.sha256), ("spki_sha256", client.spki_sha256)}

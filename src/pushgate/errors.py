@@ -35,12 +35,15 @@ class RequestError(PushgateError):
         *,
         details: Mapping[str, object] | None = None,
         retry_after_s: int | None = None,
+        ends_connection: bool = False,
     ) -> None:
+        """`ends_connection`: what follows on it could not be told from the rest of this request."""
         super().__init__(f"{status} {error}")
         self.status = status
         self.error = error
         self.details = details
         self.retry_after_s = retry_after_s
+        self.ends_connection = ends_connection
 
 
 class ConfigFault(Struct, frozen=True):

@@ -1,12 +1,16 @@
 """A listening socket that serves an ASGI application: uvicorn, set up the way the gateway needs it.
 
-Adds three things to uvicorn: the caller's certificate in the scope (`extensions.tls.client_cert_der`), JSON for what is
-not HTTP, and no signal handlers of its own.
+Adds to uvicorn what stands between it and callers that nobody knows yet: limits of bytes and of time for the head of a
+request, of requests sent ahead and of connections; JSON for what is not HTTP; `Upgrade` is ignored (RFC 9110 §7.8: a
+server may) instead of losing the body. The caller's certificate stands in the scope: `extensions.tls.client_cert_der`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
+import resource
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,43 +18,149 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pushgate import wire
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than the pause between two requests of a busy caller."""
+HEAD_WITHIN_S = 10.0
+"""So soon the head of a request must be there: after connecting, or after its first byte."""
+MAX_HEAD_BYTES = 32 * 1024
+MAX_SENT_AHEAD = 16
+"""Requests that may wait for the answer of the one before them (pipelining)."""
+HANDSHAKE_WITHIN_S = 10.0
+FILES_FOR_OTHERS = 128
+"""Open files that connections leave to the spool and the providers."""
+CIPHERS_OF_TLS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+_UPGRADE = re.compile(rb"(?i)\r\n(upgrade|http2-settings):[^\r\n]*")
 
 
 class _Protocol(HttpToolsProtocol):
     """One connection of a caller."""
 
     _extensions: dict[str, Any] | None = None
+    _in_head = True
+    _head = b""
+    """The beginning of a head that the parser has not seen: it gets heads whole."""
+    _has_begun = False
+    """Whether the parser has seen the beginning of a message: also of a head that came behind another request."""
+    _sent_ahead_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > max_connections():
+            transport.abort()
+            return
         if (tls := transport.get_extra_info("ssl_object")) is not None:
             self._extensions = {"tls": {"client_cert_der": tls.getpeercert(binary_form=True)}}
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head and not self._has_begun:
+            data = (self._head + data).lstrip(b"\r\n")
+            end = data.find(b"\r\n\r\n")
+            if end > MAX_HEAD_BYTES or (end < 0 and len(data) > MAX_HEAD_BYTES):
+                self.send_400_response("the head of the request is too large")
+                return
+            if end < 0 and (not data or data[:1].isalpha()):
+                self._head = data
+                self._expect_head()
+                return
+            self._head = b""
+            if end >= 0 and b"pgrade" in data[:end]:
+                data = _UPGRADE.sub(b"", data[:end]) + data[end:]
+        super().data_received(data)
+        if not (self._in_head and self._has_begun):
+            self._sent_ahead_bytes = 0
+            return
+        self._expect_head()
+        self._sent_ahead_bytes += len(data)
+        if self._sent_ahead_bytes > 2 * MAX_HEAD_BYTES:
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
+        self._has_begun = True
         super().on_message_begin()
         if self._extensions is not None:
             cast(dict[str, Any], self.scope)["extensions"] = self._extensions
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers are not kept
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_is_here()
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_SENT_AHEAD:
+            self.transport.abort()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._has_begun = True, False
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
-        body = wire.encode_error(wire.INVALID_FORMAT, {"path": "$", "reason": "not a valid HTTP request"})
+        self._head_is_here()
+        before = cast(RequestResponseCycle | None, self.cycle)
+        if before is not None and not before.response_complete and not before.more_body:
+            before.keep_alive = False  # the request before it is valid: it gets its answer, then we close
+            self.flow.pause_reading()
+            return
+        reason = msg if msg.startswith("the ") else "not a valid HTTP request"
+        body = wire.encode_error(wire.INVALID_FORMAT, {"path": "$", "reason": reason})
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()
 
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_WITHIN_S, self.transport.abort)
+
+    def _head_is_here(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the sockets. uvicorn's own has no limit for the time of a handshake."""
+        await self.lifespan.startup()
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            return _Protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        self.servers = [
+            await loop.create_server(
+                connection,
+                sock=each,
+                ssl=config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_WITHIN_S if config.ssl else None,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
+
+
+def max_connections() -> int:
+    """How many connections there may be: as many as the process may open files, but for some."""
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_FOR_OTHERS, 16)
 
 
 class Listener:
@@ -107,6 +217,7 @@ def server_tls(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> 
     """TLS for callers: 1.2 and 1.3 (E-Rezept offers 1.2 only). A client certificate is asked for, not demanded."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.set_ciphers(CIPHERS_OF_TLS_1_2)
     tls.load_cert_chain(cert_file, key_file)
     tls.set_alpn_protocols(["http/1.1"])
     if client_ca_file is not None:

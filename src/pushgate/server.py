@@ -94,7 +94,7 @@ class Application:
             log.error("request failed unexpectedly", fault=type(fault).__name__, at=_innermost(fault))
             status, body, headers = 500, wire.encode_error(UNEXPECTED), []
         self._metrics.answers[(str(status),)].inc()
-        if status != 413:
+        if (b"connection", b"close") not in headers:
             await _send(send, status, body, headers)
             return
         await _send(send, status, body, headers, whole=False)
@@ -123,8 +123,8 @@ class Application:
         for name, value in scope["headers"]:
             if name == b"content-type":
                 _check_media_type(value)
-            elif name == b"content-encoding" and value.strip().lower() != b"identity":
-                raise RequestError(415, "The body must not be compressed (Content-Encoding).")
+            elif _COMPRESSES.get(name, value.lower()) != value.lower():
+                raise RequestError(415, "The body must not be compressed.")
             elif name == b"content-length" and int(value) > limit:
                 raise self._too_large(route)
         try:
@@ -137,7 +137,12 @@ class Application:
         return body
 
     def _too_large(self, route: _Route) -> RequestError:
-        return RequestError(413, route.too_large, details={"max_request_size_kb": self._limits.max_request_kb})
+        return RequestError(
+            413,
+            route.too_large,
+            details={"max_request_size_kb": self._limits.max_request_kb},
+            ends_connection=True,
+        )
 
     # --- the three endpoints ---
 
@@ -182,7 +187,11 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _cut_short(reason: str) -> RequestError:
-    return RequestError(400, wire.INVALID_FORMAT, details={"path": "$", "reason": reason})
+    return RequestError(400, wire.INVALID_FORMAT, details={"path": "$", "reason": reason}, ends_connection=True)
+
+
+_COMPRESSES = {b"content-encoding": b"identity", b"transfer-encoding": b"chunked"}
+"""Headers that could name a compression, and the only value of each that names none."""
 
 
 def _check_plain(caller: Caller) -> None:
@@ -209,7 +218,7 @@ def _headers_of(refused: RequestError, scope: Scope) -> list[tuple[bytes, bytes]
         headers.append((b"retry-after", b"%d" % refused.retry_after_s))
     if refused.status == 405 and refused.details is not None:
         headers.append((b"allow", str(refused.details["allow"]).encode()))
-    if refused.status == 413 or any(name == b"expect" for name, _ in scope["headers"]):
+    if refused.ends_connection or any(name == b"expect" for name, _ in scope["headers"]):
         headers.append((b"connection", b"close"))  # the body was not read, or not even sent
     return headers
 

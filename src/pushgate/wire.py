@@ -255,7 +255,7 @@ def _respell(notification: dict[str, Any]) -> bool:
     return changed
 
 
-_PLACE = re.compile(r"(?s)(.*?)(?: - at `(.*)`)?")
+_PLACE = re.compile(r"(?s)(.*?)(?: - at `(\$[\w.\[\]]*)`)?")
 _KNOWN_REASONS = re.compile(
     r"Expected `[a-z |`,]+`(, got `[a-z ]+`| of length [<>]= \d+| [<>]= -?\d+)?"
     r"|Object missing required field `\w+`|Number out of range|Input data was truncated"
@@ -282,12 +282,18 @@ def _invalid(reason: str, path: str) -> RequestError:
 class _Rejected(Struct, frozen=True):
     rejected: Sequence[str]
 
+    def __repr__(self) -> str:
+        return f"_Rejected({len(self.rejected)})"
+
 
 class _Result(Struct, frozen=True):
     id: str
     status: str
     rejected: tuple[str, ...]
     error: str | UnsetType
+
+    def __repr__(self) -> str:
+        return f"_Result(status={self.status!r})"
 
 
 class _Summary(Struct, frozen=True):

@@ -121,6 +121,17 @@ async def test_a_certificate_of_another_authority_never_gets_in(authority: trust
         assert seen == []
 
 
+def test_a_certificate_that_has_ended_is_401_on_a_connection_that_goes_on(certificate: trustme.LeafCert) -> None:
+    leaf = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes())
+    scope = {"extensions": {"tls": {"client_cert_der": leaf.public_bytes(Encoding.DER)}}}
+    now = leaf.not_valid_after_utc.timestamp() - 1
+    identify = by_certificate([Client(Caller("erp"), san="erp.example.org")], clock=lambda: now)
+    assert identify(scope).name == "erp"
+    now += 2
+    with pytest.raises(RequestError):
+        identify(scope)
+
+
 def test_a_certificate_that_cannot_be_read_is_401() -> None:
     identify = by_certificate([Client(Caller("erp"), san="erp.example.org")])
     with pytest.raises(RequestError):

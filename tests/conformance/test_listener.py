@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import time
 
 import pytest
 
-from pushgate.listener import bind
+from pushgate import listener
+from pushgate.listener import MAX_HEAD_BYTES, MAX_SENT_AHEAD, bind
+from tests.api import NOTIFY, Api, serving
+from tests.samples import body, plain
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
@@ -31,3 +36,128 @@ def test_an_address_that_is_taken_is_an_os_error() -> None:
     taken = bind("127.0.0.1:0")
     with taken, pytest.raises(OSError, match="in use"):
         bind(f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+def post(*headers: bytes, event_id: str = "$1") -> bytes:
+    sent = body({"notification": plain(event_id=event_id)})
+    lines = [b"POST %b HTTP/1.1" % NOTIFY.encode(), b"Host: x", *headers, b"Content-Length: %d" % len(sent)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + sent
+
+
+async def is_closed_within(api: Api, seconds: float, *pieces: bytes) -> bool:
+    """Whether a connection that sends these pieces, one every 50 ms, is closed from the other side."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    started = time.monotonic()
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(max(seconds - (time.monotonic() - started), 0.01)):
+            while await reader.read(65536):
+                pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+    return True
+
+
+@pytest.mark.parametrize("pause_at", [10, 40, 100])
+async def test_a_head_may_come_in_pieces(pause_at: int) -> None:
+    async with serving() as api:
+        request = post(b"X-Request-Id: 7")
+        assert (await api.raw(request[:pause_at], then=request[pause_at:], pause_s=0.1)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("cut", [3, 30, 31, 32, 45, 60])
+async def test_the_head_of_a_request_sent_ahead_may_come_in_pieces_too(cut: int) -> None:
+    async with serving() as api:
+        first, second = post(), post(b"X-One: 1", b"X-Two: 2", event_id="$2")
+        answer = await api.raw(first + second[:cut], then=second[cut:], pause_s=0.1)
+        assert answer.count(b"HTTP/1.1 200 ") == 2
+        assert await api.waiting() == 2
+
+
+async def test_a_head_sent_ahead_has_its_limits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_WITHIN_S", 0.4)
+    async with serving() as api:
+        flood = b"X: " + b"x" * MAX_HEAD_BYTES
+        assert await is_closed_within(api, 0.3, post() + post()[:20], flood, flood, flood)
+        assert await is_closed_within(api, 2, post() + post()[:20])
+
+
+async def test_an_offer_to_upgrade_is_ignored_and_the_body_is_read() -> None:
+    """As the HTTP client of Java sends it on plain connections."""
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAA",
+    )
+    async with serving() as api:
+        for attempt, request in enumerate((post(*offer), post(*offer, event_id="$2"))):
+            head = request.index(b"\r\n\r\n") + 4
+            whole = request if attempt == 0 else request[:head]
+            answer = await api.raw(whole, then=b"" if attempt == 0 else request[head:], pause_s=0.1)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.count(b"HTTP/1.1 ") == 1
+        assert await api.waiting() == 2
+
+
+async def test_a_head_without_an_end_is_refused_and_closed() -> None:
+    async with serving() as api:
+        answer = await api.raw(b"POST / HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1))
+        assert (
+            json.loads(answer.partition(b"\r\n\r\n")[2])["details"]["reason"] == "the head of the request is too large"
+        )
+        answer = await api.raw(post(b"X: " + b"x" * MAX_HEAD_BYTES))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_who_sends_no_head_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_WITHIN_S", 0.4)
+    async with serving() as api:
+        assert await is_closed_within(api, 2)
+        assert await is_closed_within(api, 2, b"P", b"O", b"S", b"T", b" ", b"/", b" ", b"H", b"T", b"T", b"P")
+        assert await is_closed_within(api, 2, post(), b"GET / HT")
+        assert not await is_closed_within(api, 0.8, post())
+
+
+async def test_trailers_are_not_kept() -> None:
+    sent = body({"notification": plain()})
+    chunked = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX: y\r\n\r\n"
+    async with serving() as api:
+        assert (await api.raw(chunked % (NOTIFY.encode(), len(sent), sent))).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_valid_request_is_answered_though_garbage_follows() -> None:
+    async with serving() as api:
+        answer = await api.raw(post() + b"\x16\x03\x01 garbage\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_who_sends_too_many_requests_ahead_is_closed() -> None:
+    async with serving() as api:
+        requests = b"".join(post(event_id=f"${n}") for n in range(MAX_SENT_AHEAD * 4))
+        assert await is_closed_within(api, 3, requests)
+
+
+async def test_there_are_no_more_connections_than_files_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "max_connections", lambda: 3)
+    async with serving() as api:
+        idle = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(3)]
+        assert await is_closed_within(api, 2)
+        idle.pop()[1].close()
+        await asyncio.sleep(0.1)
+        assert (await api.raw(post())).startswith(b"HTTP/1.1 200 ")
+        for _, writer in idle:
+            writer.close()
+
+
+@pytest.mark.parametrize("header", [b"Transfer-Encoding: gzip, chunked", b"Content-Encoding: br"])
+async def test_what_is_compressed_is_415(header: bytes) -> None:
+    async with serving() as api:
+        request = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (NOTIFY.encode(), header)
+        assert (await api.raw(request)).startswith(b"HTTP/1.1 415 ")

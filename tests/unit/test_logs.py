@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -19,8 +23,9 @@ SECRET = "pushkey-of-alice"
 def as_before() -> Iterator[None]:
     """Logging belongs to the process: leave it as it was."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, hooks = root.handlers[:], root.level, (sys.excepthook, threading.excepthook)
     yield
+    sys.excepthook, threading.excepthook = hooks
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -70,6 +75,35 @@ def test_what_a_library_fills_in_stays_out(written: io.StringIO) -> None:
     assert (first["event"], first["logger"]) == ("cannot send to %s", "library")
     assert second["event"] == "ValueError"
     assert SECRET not in written.getvalue()
+
+
+def test_what_nobody_caught_is_named_without_its_text(written: io.StringIO) -> None:
+    def broken() -> None:
+        raise ExceptionGroup("tasks", [KeyError(SECRET)])
+
+    thread = threading.Thread(target=broken)
+    thread.start()
+    thread.join()
+    try:
+        broken()
+    except ExceptionGroup as fault:
+        sys.excepthook(type(fault), fault, fault.__traceback__)
+    assert [(event["event"], event["fault"]) for event in lines(written)] == [("crashed", "KeyError")] * 2
+    assert SECRET not in written.getvalue()
+
+
+def test_a_line_that_cannot_be_written_is_dropped(tmp_path: Path) -> None:
+    stream = (tmp_path / "log").open("w")
+    logs.configure(level="info", form="json", stream=stream)
+    stream.close()
+    structlog.get_logger("x").error("nobody reads this")
+    logging.getLogger("library").error("nor this")
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - closing it is what fails
+    logs.configure(level="info", form="json", stream=full)
+    structlog.get_logger("x").error("nobody reads this")
+    logging.getLogger("library").error("nor this")
+    with contextlib.suppress(OSError):
+        full.close()
 
 
 def test_people_get_lines_too() -> None:

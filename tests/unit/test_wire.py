@@ -131,6 +131,14 @@ def test_an_invalid_plain_notification_is_400(change: dict[str, Any]) -> None:
         assert (fault.status, fault.error) == (400, "Invalid data format")
 
 
+@pytest.mark.parametrize("prio", ["x - at `pushkey-of-alice`", "` - at `$.pushkey-of-alice`", "pushkey-of-alice\n"])
+def test_a_word_that_is_not_allowed_is_not_repeated_however_it_is_written(prio: str) -> None:
+    fault = refusal(wire.decode_encrypted_batch, body(batch(encrypted(prio=prio))))
+    assert fault.details is not None
+    assert fault.details["reason"] == "not one of the allowed words"
+    assert "alice" not in str(fault.details)
+
+
 DEEP = 10_000
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ def serve(
         )
         return cli.USAGE
     logs.configure(level=settings.log.level, form=settings.log.format)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         return uvloop.run(_serve(settings))
     except (SpoolUnusable, OSError) as fault:
