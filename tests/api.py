@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 
 from pushgate import openapi
-from pushgate.intake import Caller, Intake
+from pushgate.intake import App, Caller, Intake
 from pushgate.listener import Listener
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery
@@ -78,7 +78,8 @@ def too_long_key(delivery: Delivery) -> str | None:
 async def serving(
     *, base_path: str = "", identify: Identify = lambda scope: Caller("anyone"), request_timeout_s: float = 10
 ) -> AsyncIterator[Api]:
-    apps: Mapping[str, Callable[[Delivery], str | None]] = dict.fromkeys((APNS_APP, FCM_APP, OTHER_APP), too_long_key)
+    app = App(too_long_key, frozenset({"format"}))
+    apps: Mapping[str, App] = dict.fromkeys((APNS_APP, FCM_APP, OTHER_APP), app)
     metrics = Metrics(apps)
     spool = MemorySpool(clock=lambda: 1_800_000_000.0, dedup_window_s=600, remember_s=2_592_000)
     intake = Intake(

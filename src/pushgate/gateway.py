@@ -24,7 +24,7 @@ from pushgate.config import Settings
 from pushgate.console import Console
 from pushgate.dispatch import Dispatcher, LaneSettings, Timing
 from pushgate.errors import SpoolError
-from pushgate.intake import Caller, Intake
+from pushgate.intake import App, Caller, Intake
 from pushgate.listener import Listener, server_tls
 from pushgate.metrics import Metrics
 from pushgate.provider import Provider, apns, fcm
@@ -158,7 +158,10 @@ class Gateway:
         settings = self._settings
         intake = Intake(
             spool,
-            apps={app_id: provider.refuse for app_id, provider in providers.items()},
+            apps={
+                app_id: App(provider.refuse, frozenset(settings.apps[app_id].forward_data))
+                for app_id, provider in providers.items()
+            },
             metrics=self._metrics,
             clock=self._clock,
             max_age_s=settings.spool.max_age_s,

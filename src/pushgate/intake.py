@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from pushgate.errors import RequestError
 from pushgate.metrics import Metrics
-from pushgate.model import Delivery, Device, EncryptedNotification, Notification, PlainNotification
+from pushgate.model import Delivery, Device, EncryptedNotification, Notification
 from pushgate.wire import INVALID_FORMAT, Verdict
 
 Refuse = Callable[[Delivery], str | None]
@@ -25,6 +26,9 @@ Refuse = Callable[[Delivery], str | None]
 
 SHOWN_APP_ID_CHARS = 64
 SHOWN_FAULTS = 5
+FEW_DEVICES = 16
+MAX_FAN_OUT_BYTES = 16 << 20
+"""What the notifications of one request may become on disk, each once for every device, where devices are many."""
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 
@@ -57,6 +61,14 @@ class Caller(Struct, frozen=True):
         return self.apps == ("*",) or any(fnmatchcase(app_id, pattern) for pattern in self.apps)
 
 
+class App(Struct, frozen=True):
+    """What taking in must know of an app."""
+
+    refuse: Refuse
+    forward_data: frozenset[str] = frozenset()
+    """The keys of `device.data` that its provider is to get. All others are left out at once."""
+
+
 class Intake:
     """Takes notifications for the apps that are configured."""
 
@@ -64,7 +76,7 @@ class Intake:
         self,
         store: Store,
         *,
-        apps: Mapping[str, Refuse],
+        apps: Mapping[str, App],
         metrics: Metrics,
         clock: Callable[[], float],
         max_age_s: float,
@@ -81,9 +93,15 @@ class Intake:
         """One verdict for each notification, in order. Raises `SpoolUnavailable` when nothing could be stored."""
         tallies = [_Tally() for _ in notifications]
         wanted: list[tuple[_Tally, Notification, Device]] = []
+        room_bytes = MAX_FAN_OUT_BYTES
         for tally, notification in zip(tallies, notifications, strict=True):
-            for device in self._reachable(tally, notification, caller):
-                wanted.append((tally, notification, device))
+            devices = self._reachable(tally, notification, caller)
+            if len(devices) > FEW_DEVICES:
+                if (size := len(devices) * _size_without_devices(notification)) > room_bytes:
+                    self._fault(tally, "refused", "too large for so many devices: send it in several requests")
+                    continue
+                room_bytes -= size
+            wanted += [(tally, notification, device) for device in devices]
         dead = await self._store.rejected_among([device for _, _, device in wanted]) if wanted else frozenset()
         deliveries = self._fan_out(wanted, dead)
         if deliveries:
@@ -133,13 +151,13 @@ class Intake:
                 continue
             delivery = Delivery(
                 id=ids[position],
-                device=device,
-                notification=only_for(device, notification),
+                device=(kept := needed_of(device, self._apps[device.app_id].forward_data)),
+                notification=only_for(kept, notification),
                 accepted_at=now,
                 expires_at=expires_at,
                 fingerprint=self._fingerprint(notification, device),
             )
-            if (refusal := self._apps[device.app_id](delivery)) is not None:
+            if (refusal := self._apps[device.app_id].refuse(delivery)) is not None:
                 self._fault(tally, "refused", f"app_id {_shown(device.app_id)}: {refusal}")
                 continue
             tally.taken += 1
@@ -191,11 +209,28 @@ def answer_notify(verdict: Verdict) -> Verdict:
     return verdict
 
 
+def needed_of(device: Device, forward_data: Collection[str]) -> Device:
+    """The device without what nobody will send: tweaks, and data that its app does not forward."""
+    if device.data is None and device.tweaks is None:
+        return device
+    data = {name: value for name, value in (device.data or {}).items() if name in forward_data}
+    return Device(device.app_id, device.pushkey, device.pushkey_ts, data or None)
+
+
 def only_for(device: Device, notification: Notification) -> Notification:
     """The same notification, naming this device alone: a delivery never carries another device's pushkey."""
-    if isinstance(notification, PlainNotification) and len(notification.devices) != 1:
-        return replace(notification, devices=(device,))
-    return notification
+    if isinstance(notification, EncryptedNotification):
+        return notification if notification.device is device else replace(notification, device=device)
+    if len(notification.devices) == 1 and notification.devices[0] is device:
+        return notification
+    return replace(notification, devices=(device,))
+
+
+def _size_without_devices(notification: Notification) -> int:
+    """Bytes of a notification on disk, but for its device."""
+    if isinstance(notification, EncryptedNotification):
+        return len(notification.ciphertext)
+    return len(msgspec.msgpack.encode(replace(notification, devices=())))
 
 
 def new_ids(count: int) -> list[str]:

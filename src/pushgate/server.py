@@ -1,7 +1,8 @@
 """HTTP to the caller: routes, who calls, how large a body may be, and which status an error has. Plain ASGI.
 
-The order in which a request is judged: who (401), where (404, 405), whether we take anything now (503), the form of the
-body (415), its size (413), its content (400). Every answer is JSON but the readable page of the API.
+The order in which a request is judged: who (401), where (404, 405), whether this caller may (401), whether we take
+anything now (503), the form of the body (415), its size (413), its content (400). Every answer is JSON but the readable
+page of the API.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Document(Struct, frozen=True):
 
 class _Route(Struct, frozen=True):
     method: str
+    is_plain: bool
     too_large: str
     answer: Callable[[bytes, Caller], Awaitable[bytes]]
 
@@ -70,9 +72,9 @@ class Application:
         """While true every notification is answered 503."""
         root = f"{base_path}/push/v1"
         self._routes = {
-            f"{root}/notify": _Route("POST", wire.NOTIFY_TOO_LARGE, self._notify),
-            f"{root}/notify/batch": _Route("POST", wire.BATCH_BODY_TOO_LARGE, self._batch),
-            f"{root}/notifyEncrypted/batch": _Route("POST", wire.BATCH_BODY_TOO_LARGE, self._encrypted_batch),
+            f"{root}/notify": _Route("POST", True, wire.NOTIFY_TOO_LARGE, self._notify),
+            f"{root}/notify/batch": _Route("POST", True, wire.BATCH_BODY_TOO_LARGE, self._batch),
+            f"{root}/notifyEncrypted/batch": _Route("POST", False, wire.BATCH_BODY_TOO_LARGE, self._encrypted_batch),
         }
         self._documents = {f"{root}/{name}": document for name, document in documents.items()}
 
@@ -112,6 +114,8 @@ class Application:
             raise RequestError(404, "There is nothing at this path.")
         if method != route.method:
             raise _wrong_method(route.method)
+        if route.is_plain and not caller.plain:
+            raise RequestError(401, "This caller may only send sealed notifications (/push/v1/notifyEncrypted/batch).")
         if self.draining:
             raise RequestError(503, OVERLOADED, retry_after_s=RETRY_AFTER_S)
         body = await self._body(scope, receive, route)
@@ -119,14 +123,16 @@ class Application:
 
     async def _body(self, scope: Scope, receive: Receive, route: _Route) -> bytes:
         """The body, never more of it than the limit. Raises `RequestError` 413 or 415."""
-        limit = self._limits.max_request_kb * 1024
+        limit, announced = self._limits.max_request_kb * 1024, 0
         for name, value in scope["headers"]:
             if name == b"content-type":
                 _check_media_type(value)
             elif _COMPRESSES.get(name, value.lower()) != value.lower():
                 raise RequestError(415, "The body must not be compressed.")
-            elif name == b"content-length" and int(value) > limit:
-                raise self._too_large(route)
+            elif name == b"content-length":
+                announced = int(value)
+        if announced > limit:
+            raise self._too_large(route)
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 body = await _read(receive, limit)
@@ -147,14 +153,12 @@ class Application:
     # --- the three endpoints ---
 
     async def _notify(self, body: bytes, caller: Caller) -> bytes:
-        _check_plain(caller)
         notification = wire.decode_notify(body, self._limits)
         (verdict,) = await self._intake.accept([notification], caller)
         self._metrics.notifications[("notify", verdict.status)].inc()
         return wire.encode_notify(answer_notify(verdict))
 
     async def _batch(self, body: bytes, caller: Caller) -> bytes:
-        _check_plain(caller)
         items = wire.decode_batch(body, self._limits)
         verdicts = await self._intake.accept([item.notification for item in items], caller)
         return self._batch_answer("notify/batch", [item.id for item in items], verdicts)
@@ -192,11 +196,6 @@ def _cut_short(reason: str) -> RequestError:
 
 _COMPRESSES = {b"content-encoding": b"identity", b"transfer-encoding": b"chunked"}
 """Headers that could name a compression, and the only value of each that names none."""
-
-
-def _check_plain(caller: Caller) -> None:
-    if not caller.plain:
-        raise RequestError(401, "This caller may only send sealed notifications (/push/v1/notifyEncrypted/batch).")
 
 
 def _check_media_type(value: bytes) -> None:

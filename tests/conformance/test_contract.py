@@ -10,7 +10,7 @@ import pytest
 from pushgate.callers import by_certificate
 from pushgate.errors import SpoolUnavailable
 from pushgate.intake import Caller
-from pushgate.model import Delivery
+from pushgate.model import Delivery, PlainNotification
 from tests.api import BATCH, NOTIFY, OTHER_APP, SEALED, Api, serving
 from tests.samples import APNS_APP, badge_only, batch, body, device, encrypted, plain
 
@@ -168,6 +168,26 @@ async def test_a_hostile_app_id_is_told_back_quoted_and_short(api: Api) -> None:
 async def test_an_error_stays_short_however_many_devices_are_at_fault(api: Api) -> None:
     _, answer = await api.post(BATCH, batch(plain(*(device(f"app-{n}") for n in range(500)))))
     assert answer["results"][0]["error"].endswith("; unknown app_id 'app-4'; and 495 more")
+
+
+async def test_what_nobody_will_send_is_not_stored(api: Api) -> None:
+    carried = device(data={"format": "f", "default_payload": {"a": 1}}, tweaks={"sound": "x"})
+    await api.post(NOTIFY, {"notification": plain(carried)})
+    await api.post(SEALED, batch(encrypted(device=carried)))
+    for lease in await api.spool.lease(APNS_APP, 2):
+        assert lease.delivery.device.data == {"format": "f"}
+        notification = lease.delivery.notification
+        kept = notification.devices[0] if isinstance(notification, PlainNotification) else notification.device
+        assert (kept, kept.tweaks) == (lease.delivery.device, None)
+
+
+async def test_a_large_notification_to_very_many_devices_is_failed_and_costs_nothing(api: Api) -> None:
+    devices = [device(pushkey=f"{n:x}") for n in range(500)]
+    large = plain(*devices, content={"x": "y" * 15_000})
+    _, answer = await api.post(BATCH, batch(large, {**large, "event_id": "$2"}, {**large, "event_id": "$3"}))
+    assert [result["status"] for result in answer["results"]] == ["success", "success", "failed"]
+    assert answer["results"][2]["error"] == "too large for so many devices: send it in several requests"
+    assert await api.waiting() == 1000
 
 
 # --- repeats ----------------------------------------------------------------------------------------------------
