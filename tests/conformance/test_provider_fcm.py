@@ -126,14 +126,14 @@ async def test_token_that_fcm_calls_invalid_is_rejected(provider: FcmProvider) -
 
 
 SCRIPTED: list[tuple[Step, Outcome]] = [
-    (Step(429), Deferred(Cause.QUOTA, "QUOTA_EXCEEDED", 60.0)),
+    (Step(429), Deferred(Cause.QUOTA, "QUOTA_EXCEEDED")),
     (Step(429, retry_after="90"), Deferred(Cause.QUOTA, "QUOTA_EXCEEDED", 90.0)),
-    (Step(429, "RATE_LIMIT_EXCEEDED"), Deferred(Cause.QUOTA, "RESOURCE_EXHAUSTED", 60.0)),
+    (Step(429, "RATE_LIMIT_EXCEEDED"), Deferred(Cause.QUOTA, "RESOURCE_EXHAUSTED")),
     (Step(500), Deferred(Cause.PROVIDER, "INTERNAL")),
     (Step(503, retry_after="30"), Deferred(Cause.PROVIDER, "UNAVAILABLE", 30.0)),
     (Step(502, body="<html>Bad Gateway</html>"), Deferred(Cause.PROVIDER, "status 502")),
     (Step(404, body="<html>Not Found</html>"), Deferred(Cause.CREDENTIALS, "status 404")),
-    (Step(401, "THIRD_PARTY_AUTH_ERROR"), Deferred(Cause.CREDENTIALS, "THIRD_PARTY_AUTH_ERROR")),
+    (Step(401, "THIRD_PARTY_AUTH_ERROR"), Deferred(Cause.DEVICE, "THIRD_PARTY_AUTH_ERROR")),
     (Step(403), Rejected("SENDER_ID_MISMATCH")),
     (Step(400), Undeliverable("INVALID_ARGUMENT")),
     (Step(fault=Fault.RESET), Deferred(Cause.CONNECTION, "reset")),
@@ -198,5 +198,5 @@ async def test_token_endpoint_that_is_not_trusted_gets_nothing(
 ) -> None:
     stranger = Landscape(tmp_path / "stranger")
     outcome = await opened(ca_file=stranger.ca_file).send(to_fcm(sealed()))
-    assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.UNREACHABLE)
+    assert outcome == Deferred(Cause.CONNECTION, TokenFault.UNREACHABLE)
     assert "token_requests" not in emulator.counts

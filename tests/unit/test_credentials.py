@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from pushgate.errors import CredentialError
 from pushgate.provider.credentials import (
     AHEAD_S,
+    CLOCK_SET_BACK_S,
     GRID_S,
     MIN_LIFE_S,
     MIN_RENEWAL_S,
@@ -241,8 +243,113 @@ async def test_refused_token_is_fetched_anew_but_not_when_it_is_fresh(clock: Clo
     assert not token.renew(first)
     clock.now += MIN_RENEWAL_S
     assert token.renew(first)
-    assert await token.bearer() == "Bearer token-2"
+    assert await token.bearer(refused=first) == "Bearer token-2"
     assert token.renew(first), "another one than the refused is there already"
+
+
+async def test_refused_token_serves_the_others_until_a_new_one_is_there(clock: Clock, endpoint: Endpoint) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    first = await token.bearer()
+    clock.now += 120
+    endpoint.open.clear()
+    assert token.renew(first)
+    refused = asyncio.create_task(token.bearer(refused=first))
+    await settled(lambda: endpoint.count == 2)
+    assert await token.bearer() == first
+    assert not refused.done(), "whose token was refused waits for another one"
+    endpoint.open.set()
+    assert await refused == await token.bearer() == "Bearer token-2"
+
+
+async def test_refusal_with_an_unreachable_endpoint_leaves_the_others_their_token_until_it_expires(
+    clock: Clock, endpoint: Endpoint
+) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    first = await token.bearer()
+    clock.now += 120
+    endpoint.fault = TokenFault.UNREACHABLE
+    for _ in range(3):
+        assert token.renew(first)
+        with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
+            await token.bearer(refused=first)
+        assert await token.bearer() == first
+    assert endpoint.count == 2, "not again before the backoff is over"
+    clock.now += 3600 - 120
+    with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
+        await token.bearer()
+
+
+async def test_endpoint_that_gives_the_refused_token_once_more_is_not_waited_for_again(clock: Clock) -> None:
+    token = GoogleToken(lambda: Fetched("same", clock.now + 3600), clock=clock)
+    first = await token.bearer()
+    clock.now += 120
+    assert token.renew(first)
+    assert await token.bearer(refused=first) == first
+    assert not token.renew(first)
+
+
+@pytest.mark.parametrize("hours", [3, 0.5])
+async def test_clock_that_goes_back_does_not_make_an_old_token_fresh(
+    clock: Clock, endpoint: Endpoint, hours: float
+) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    await token.bearer()
+    clock.now -= hours * 3600
+    assert await token.bearer() == "Bearer token-1", "good for some time still, nobody knows for how long"
+    await settled(lambda: endpoint.count == 2)
+    assert await token.bearer(refused="Bearer token-1") == "Bearer token-2"
+    for _ in range(3):
+        assert await token.bearer() == "Bearer token-2"
+    assert endpoint.count == 2
+
+
+@pytest.mark.parametrize("back_s", [1, CLOCK_SET_BACK_S, 3 * 3600])
+async def test_refused_token_is_fetched_anew_after_the_clock_went_back(
+    clock: Clock, endpoint: Endpoint, back_s: float
+) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    first = await token.bearer()
+    clock.now -= back_s
+    assert token.renew(first)
+    assert await token.bearer(refused=first) == "Bearer token-2"
+    assert not token.renew("Bearer token-2")
+
+
+async def test_clock_that_goes_back_a_little_does_not_cost_a_fetch(clock: Clock, endpoint: Endpoint) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    await token.bearer()
+    clock.now -= CLOCK_SET_BACK_S
+    assert await token.bearer() == "Bearer token-1"
+    await asyncio.sleep(0)
+    assert endpoint.count == 1
+
+
+async def test_backoff_of_the_endpoint_ends_when_the_clock_goes_back(clock: Clock, endpoint: Endpoint) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    endpoint.fault = TokenFault.REFUSED
+    with pytest.raises(CredentialError):
+        await token.bearer()
+    endpoint.fault = None
+    clock.now -= 3 * 3600
+    assert await token.bearer() == "Bearer token-2"
+
+
+async def test_fault_of_long_ago_is_not_told_of_a_fetch_that_is_merely_slow(
+    clock: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = GoogleToken(endpoint, clock=clock)
+    endpoint.fault = TokenFault.REFUSED
+    with pytest.raises(CredentialError, match=TokenFault.REFUSED):
+        await token.bearer()
+    endpoint.fault = None
+    clock.now += 60
+    assert await token.bearer() == "Bearer token-2"
+    endpoint.open.clear()
+    clock.now += 3600
+    monkeypatch.setattr("pushgate.provider.credentials.WAIT_S", 0)
+    with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
+        await token.bearer()
+    endpoint.open.set()
 
 
 async def test_waiter_that_is_cancelled_does_not_end_the_fetch_for_others(clock: Clock, endpoint: Endpoint) -> None:
@@ -280,14 +387,12 @@ class Web:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[dict[str, Any]] = []
-        self.proxies: list[dict[str, str]] = []
         self.status = 200
         self.body: bytes | Exception = b""
         web = self
 
         def request(session: requests.Session, method: str, url: str, **more: Any) -> requests.Response:
             web.asked.append({"method": method, "url": url} | more)
-            web.proxies.append(dict(session.proxies))
             if isinstance(web.body, Exception):
                 raise web.body
             response = requests.Response()
@@ -324,10 +429,50 @@ def test_token_endpoint_is_reached_by_the_configured_way(web: Web) -> None:
     FETCH(way=Way(Path("/ca.pem"), ProxyLogin("proxy.example.org", 3128, "us er:p@ss:w")))()
     FETCH(way=Way(None, ProxyLogin("proxy.example.org", 80)))()
     assert [asked["verify"] for asked in web.asked] == ["/ca.pem", True]
-    assert web.proxies == [
+    assert [asked["proxies"] for asked in web.asked] == [
         {"https": "http://us%20er:p%40ss%3Aw@proxy.example.org:3128"},
         {"https": "http://proxy.example.org:80"},
     ]
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """How `requests` goes out at last: its own merging with the environment is behind it."""
+    sent: list[dict[str, Any]] = []
+
+    def send(adapter: object, request: requests.PreparedRequest, **more: Any) -> requests.Response:
+        sent.append(more | {"authorization": request.headers.get("Authorization")})
+        response = requests.Response()
+        response.status_code = 200
+        response.url = str(request.url)
+        response.request = request
+        response.raw = io.BytesIO(b'{"access_token": "x", "expires_in": 3599}')
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    return sent
+
+
+def test_environment_does_not_win_over_the_configured_way(
+    wire: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, "/environment.pem")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://environment.example.org:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    proxy = ProxyLogin("proxy.example.org", 3128, "")
+    FETCH(way=Way(Path("/ca.pem"), proxy))()
+    FETCH(way=Way(None, proxy))()
+    FETCH(way=Way(Path("/ca.pem"), None))()
+    monkeypatch.setenv("NO_PROXY", "*")
+    FETCH(way=Way(None, proxy))()
+    assert [sent["verify"] for sent in wire] == ["/ca.pem", "/environment.pem", "/ca.pem", "/environment.pem"]
+    proxies = [sent["proxies"].get("https") for sent in wire]
+    environments = "http://environment.example.org:1"
+    configured = "http://proxy.example.org:3128"
+    assert proxies == [configured, configured, environments, configured]
 
 
 @pytest.mark.parametrize(

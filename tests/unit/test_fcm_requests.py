@@ -9,6 +9,7 @@ import pytest
 from hpack import Decoder, NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from pushgate.errors import CredentialError, NotSent, Unanswered
 from pushgate.http2 import Response
@@ -200,20 +201,51 @@ async def test_refusal_that_stays_is_a_fault_of_credentials_and_does_not_hammer_
     assert world.pool.answers == []
 
 
-async def test_no_token_is_a_fault_of_credentials_and_nothing_is_sent() -> None:
+NO_TOKEN = {
+    TokenFault.REFUSED: Cause.CREDENTIALS,
+    TokenFault.NO_DEFAULT: Cause.CREDENTIALS,
+    TokenFault.UNREACHABLE: Cause.CONNECTION,
+}
+
+
+@pytest.mark.parametrize("fault", TokenFault)
+async def test_no_token_sends_nothing_and_only_an_unreachable_endpoint_is_not_a_fault_of_credentials(
+    fault: TokenFault,
+) -> None:
     world = World()
-    world.fetches.fault = TokenFault.REFUSED
-    assert await world.provider.send(sealed()) == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
+    world.fetches.fault = fault
+    assert await world.provider.send(sealed()) == Deferred(NO_TOKEN[fault], fault)
     assert world.pool.requests == []
-    assert TokenFault.REFUSED in REASONS
+    assert fault in REASONS
 
 
-async def test_token_that_cannot_be_fetched_anew_after_a_refusal_is_a_fault_of_credentials() -> None:
-    world = World(OK, refused())
+@pytest.mark.parametrize("fault", TokenFault)
+async def test_token_that_cannot_be_fetched_anew_after_a_refusal_says_why_and_the_others_go_on(
+    fault: TokenFault,
+) -> None:
+    world = World(OK, refused(403, "PERMISSION_DENIED"), OK)
     await world.provider.send(sealed())
-    world.clock.now += 600
-    world.fetches.fault = TokenFault.UNREACHABLE
-    assert await world.provider.send(sealed()) == Deferred(Cause.CREDENTIALS, TokenFault.UNREACHABLE)
+    world.clock.now += 120
+    world.fetches.fault = fault
+    assert await world.provider.send(sealed()) == Deferred(NO_TOKEN[fault], fault)
+    assert await world.provider.send(sealed()) == Accepted()
+    assert world.pool.bearers() == ["Bearer token-1"] * 3
+
+
+async def test_third_party_auth_error_holds_up_one_delivery_and_is_told_once_an_hour() -> None:
+    world = World(*[error(401, "THIRD_PARTY_AUTH_ERROR")] * 6)
+    told = []
+    for step_s in (0, 1, 3598, 1, 1, -7200):
+        world.clock.now += step_s
+        with capture_logs() as logs:
+            outcome = await world.provider.send(sealed())
+        assert outcome == Deferred(Cause.DEVICE, "THIRD_PARTY_AUTH_ERROR")
+        told.append(len(logs))
+        for line in logs:
+            assert (line["log_level"], line["lane"]) == ("error", "de.example.app")
+            assert "ab" * 32 not in repr(line)
+    assert told == [1, 0, 0, 1, 0, 1]
+    assert len(world.pool.requests) == 6, "no new access token is worth a try"
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,9 @@ class Fetched(Struct, frozen=True):
 class GoogleToken:
     """An access token of Google, fetched in a thread, one fetch at a time, ahead of its end.
 
-    While a fetch fails the old token is used as long as it is valid; after that `bearer` raises `CredentialError`.
+    Until a new one is there the old token is used as long as it is valid, whoever was refused with it: for another
+    project it may be good. After that `bearer` raises `CredentialError`. A clock that was set back makes no token
+    fresh and no wait longer.
     """
 
     def __init__(self, fetch: Callable[[], Fetched], *, clock: Clock) -> None:
@@ -141,23 +143,27 @@ class GoogleToken:
         self._fetched_at = -math.inf
         self._fresh_until = -math.inf
         self._expires_at = -math.inf
-        self._next_try_at = -math.inf
+        self._failed_at = -math.inf
+        self._pause_s = 0.0
         self._failures = 0
         self._fault = TokenFault.UNREACHABLE
         self._fetching: asyncio.Task[None] | None = None
 
-    async def bearer(self) -> str:
-        """`Bearer <token>`. Raises CredentialError when there is none, with a `TokenFault` as its message."""
+    async def bearer(self, *, refused: str = "") -> str:
+        """`Bearer <token>`. Raises CredentialError when there is none, with a `TokenFault` as its message.
+
+        Who was refused with one, and then said so with `renew`, gets what is fetched after that or the error.
+        """
         now = self._clock()
-        if now < self._fresh_until:
+        if self._is_fresh(now):
             return self._bearer
-        if self._fetching is None and now >= self._next_try_at:
+        if self._fetching is None and not self._failed_at <= now < self._failed_at + self._pause_s:
             self._fetching = asyncio.create_task(self._refresh())
-        if now < self._expires_at:
+        if self._is_usable(now, refused):
             return self._bearer
         if self._fetching is not None:
             await asyncio.wait((self._fetching,), timeout=WAIT_S)
-        if self._clock() < self._expires_at:
+        if self._is_usable(self._clock(), refused):
             return self._bearer
         raise CredentialError(self._fault)
 
@@ -165,9 +171,9 @@ class GoogleToken:
         """FCM does not take this bearer. Whether there is another one to try, or one worth fetching."""
         if refused != self._bearer:
             return True
-        if self._clock() - self._fetched_at < MIN_RENEWAL_S:
+        if 0 <= self._clock() - self._fetched_at < MIN_RENEWAL_S:
             return False
-        self._fresh_until = self._expires_at = -math.inf
+        self._fresh_until = -math.inf
         return True
 
     async def close(self) -> None:
@@ -175,6 +181,12 @@ class GoogleToken:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait((self._fetching,))
+
+    def _is_fresh(self, now: float) -> bool:
+        return self._fetched_at - CLOCK_SET_BACK_S <= now < self._fresh_until
+
+    def _is_usable(self, now: float, refused: str) -> bool:
+        return now < self._expires_at and (refused != self._bearer or self._is_fresh(now))
 
     async def _refresh(self) -> None:
         try:
@@ -192,6 +204,7 @@ class GoogleToken:
         if lifetime_s <= 0:
             self._failed(TokenFault.REFUSED)
             return
+        self._fault = TokenFault.UNREACHABLE  # of a later fetch, as long as it has no answer
         self._failures = 0
         self._bearer = f"Bearer {fetched.token}"
         self._fetched_at = now
@@ -201,11 +214,15 @@ class GoogleToken:
     def _failed(self, fault: TokenFault) -> None:
         self._fault = fault
         self._failures += 1
-        self._next_try_at = self._clock() + min(2.0 ** min(self._failures, 10), LONGEST_BACKOFF_S)
+        self._failed_at = self._clock()
+        self._pause_s = min(2.0 ** min(self._failures, 10), LONGEST_BACKOFF_S)
 
 
 class Way(Struct, frozen=True):
-    """How the token endpoint is reached: whom to trust (None: the system's CAs), and through which proxy."""
+    """How the token endpoint is reached: whom to trust (None: the system's CAs), and through which proxy.
+
+    What is None here may be said by the environment instead (REQUESTS_CA_BUNDLE, HTTPS_PROXY).
+    """
 
     ca_file: Path | None = None
     proxy: ProxyLogin | None = None
@@ -236,12 +253,13 @@ def _default_credentials(request: transport.Request) -> Credentials:
 
 def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way) -> Fetched:
     verify: bool | str = str(way.ca_file) if way.ca_file else True
+    proxies = {"https": _proxy_url(way.proxy)} if way.proxy else {}
     try:
         with requests.Session() as session:
-            if way.proxy is not None:
-                session.proxies = {"https": _proxy_url(way.proxy)}
             plain = transport.requests.Request(session)
-            request = cast(transport.Request, functools.partial(plain, timeout=FETCH_TIMEOUT_S, verify=verify))
+            # said with each request: the environment would override what the session says
+            ask = functools.partial(plain, timeout=FETCH_TIMEOUT_S, verify=verify, proxies=proxies)
+            request = cast(transport.Request, ask)
             found = credentials(request)
             found.refresh(request)  # type: ignore[no-untyped-call] # google-auth has no types there
     except exceptions.DefaultCredentialsError as error:

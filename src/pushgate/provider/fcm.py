@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from hashlib import sha256
 from typing import Self
 
 import msgspec
+import structlog
 
 from pushgate.errors import CredentialError
 from pushgate.http2 import Pool, encode_headers
@@ -15,13 +17,15 @@ from pushgate.outcome import Cause, Deferred, Outcome, Undeliverable
 from pushgate.provider import ProviderRequest
 from pushgate.provider.answer import CONNECTION_REASONS, NEW_CONNECTION_REASONS
 from pushgate.provider.credentials import Clock, GoogleToken, TokenFault, Way, google_fetch
-from pushgate.provider.fcm_answer import ACCEPTED, TOKEN_REASONS, classify
+from pushgate.provider.fcm_answer import ACCEPTED, THIRD_PARTY, TOKEN_REASONS, classify
 from pushgate.provider.fcm_answer import REASONS as ANSWER_REASONS
 from pushgate.provider.fcm_payload import MAX_DATA_BYTES, Look, data_bytes, look, payload
 from pushgate.provider.fcm_settings import Settings
 from pushgate.provider.key_files import read_proxy, read_service_account
 from pushgate.provider.peer import Line, target, tls_context
 from pushgate.provider.sharing import Release, Sharing
+
+log = structlog.get_logger(__name__)
 
 __all__ = ["REASONS", "FcmProvider", "Settings", "build_request", "classify", "head"]
 
@@ -38,6 +42,7 @@ _PRINTABLE = re.compile(r"[!-.0-~]+")
 _FRAME_BYTES = 128
 """More than the keys and counts of a sealed message take."""
 _SAFE_IDS_CHARS = 400
+_TELL_AGAIN_S = 3600
 
 
 def head(project_id: str, *, authority: str, bearer: str) -> bytes:
@@ -90,6 +95,7 @@ class FcmProvider:
         self._releases = releases
         self._bearer = ""
         self._head = b""
+        self._told_at = -math.inf
 
     @classmethod
     def open(cls, settings: Settings, *, clock: Clock, sharing: Sharing) -> Self:
@@ -129,9 +135,11 @@ class FcmProvider:
             bearer = await self._token.bearer()
             outcome, refused = await self._attempt(delivery, bearer)
             if refused and self._token.renew(bearer):
-                outcome, _ = await self._attempt(delivery, await self._token.bearer())
+                outcome, _ = await self._attempt(delivery, await self._token.bearer(refused=bearer))
         except CredentialError as error:
-            return Deferred(Cause.CREDENTIALS, str(error))
+            fault = str(error)
+            # nobody said anything against the credentials where nobody answered
+            return Deferred(Cause.CONNECTION if fault == TokenFault.UNREACHABLE else Cause.CREDENTIALS, fault)
         return outcome
 
     async def close(self) -> None:
@@ -157,7 +165,15 @@ class FcmProvider:
         reason = outcome.reason if isinstance(outcome, Deferred) else ""
         if reason in NEW_CONNECTION_REASONS:
             self._line.renew()
+        if reason == THIRD_PARTY:
+            self._tell(lane=delivery.device.app_id, now=now)
         return outcome, reason in TOKEN_REASONS
+
+    def _tell(self, *, lane: str, now: float) -> None:
+        """The lane goes on, so nobody else would say that somebody must mend the project. Once an hour."""
+        if not 0 <= now - self._told_at < _TELL_AGAIN_S:
+            self._told_at = now
+            log.error("project lacks the credentials of APNs or Web Push", lane=lane, reason=THIRD_PARTY)
 
     def _surely_fits(self, delivery: Delivery) -> bool:
         """A cheap upper bound, which nearly all stay below."""

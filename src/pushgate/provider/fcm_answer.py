@@ -16,8 +16,8 @@ ACCEPTED = Accepted()
 
 TOKEN_REASONS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "status 401", "status 403"})
 """After these a new access token is worth a try."""
-QUOTA_WAIT_S = 60.0
-"""After QUOTA_EXCEEDED without Retry-After (FCM: error codes)."""
+THIRD_PARTY = "THIRD_PARTY_AUTH_ERROR"
+"""The project lacks what FCM needs to reach this one token of iOS or the web: the tokens of Android are not held up."""
 
 _FCM_ERROR = "google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "google.rpc.BadRequest"
@@ -26,7 +26,7 @@ _BAD_TOKEN = "The registration token is not a valid FCM registration token"  # n
 
 _REJECTED = {(404, "UNREGISTERED"), (403, "SENDER_ID_MISMATCH")}
 _CAUSES = {
-    (401, "THIRD_PARTY_AUTH_ERROR"): Cause.CREDENTIALS,
+    (401, THIRD_PARTY): Cause.DEVICE,
     (401, "UNAUTHENTICATED"): Cause.CREDENTIALS,
     (403, "PERMISSION_DENIED"): Cause.CREDENTIALS,
     (404, "NOT_FOUND"): Cause.CREDENTIALS,
@@ -59,9 +59,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, now: float
     if key not in _CAUSES:
         return unexplained(status, retry_after_s=asked_s)
     cause = _CAUSES[key]
-    if cause is Cause.QUOTA:
-        cause = Cause.DEVICE if _is_device_quota(error) else Cause.QUOTA
-        asked_s = QUOTA_WAIT_S if asked_s is None else asked_s
+    if cause is Cause.QUOTA and _is_device_quota(error):
+        cause = Cause.DEVICE
     return Deferred(cause, code, asked_s)
 
 
