@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 
 from pushgate import openapi
-from pushgate.intake import App, Caller, Intake
+from pushgate.intake import App, Intake
 from pushgate.listener import Listener
 from pushgate.metrics import Metrics
-from pushgate.model import Delivery
+from pushgate.model import Caller, Delivery
 from pushgate.outcome import Rejected
 from pushgate.server import Application, Document, Identify
 from pushgate.spool.memory import MemorySpool

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
 from pushgate.errors import RequestError
-from pushgate.intake import Caller
+from pushgate.model import Caller
 from pushgate.server import UNAUTHENTICATED, Identify, Scope
 
 ANYONE = Caller("anyone")
@@ -27,7 +27,7 @@ KNOWN_CERTIFICATES = 1024
 """How many certificates are remembered with their caller."""
 
 
-class Client(Struct, frozen=True):
+class Entry(Struct, frozen=True):
     """One entry of `[[clients]]`: how a caller is recognised (exactly one way) and what it may do."""
 
     caller: Caller
@@ -52,7 +52,7 @@ class _Known(Struct, frozen=True):
     """When the certificate ends, in unix seconds."""
 
 
-def by_certificate(clients: Sequence[Client], *, clock: Callable[[], float] = time.time) -> Identify:
+def by_certificate(clients: Sequence[Entry], *, clock: Callable[[], float] = time.time) -> Identify:
     """`auth = "mtls"`: the caller whose entry fits the certificate of the connection."""
     find = lru_cache(KNOWN_CERTIFICATES)(lambda der: _known(der, clients))
 
@@ -67,7 +67,7 @@ def by_certificate(clients: Sequence[Client], *, clock: Callable[[], float] = ti
     return identify
 
 
-def _known(der: bytes, clients: Sequence[Client]) -> _Known | None:
+def _known(der: bytes, clients: Sequence[Entry]) -> _Known | None:
     try:
         certificate = x509.load_der_x509_certificate(der)
         marks = _marks(certificate, der)
@@ -77,7 +77,7 @@ def _known(der: bytes, clients: Sequence[Client]) -> _Known | None:
     return None if caller is None else _Known(caller, certificate.not_valid_after_utc.timestamp())
 
 
-def _caller_of(marks: set[tuple[str, str]], clients: Sequence[Client]) -> Caller | None:
+def _caller_of(marks: set[tuple[str, str]], clients: Sequence[Entry]) -> Caller | None:
     for client in clients:
         wanted = {("san", client.san), ("subject", client.subject)}
         wanted |= {("sha256", client.sha256), ("spki_sha256", client.spki_sha256)}

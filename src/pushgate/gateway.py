@@ -24,9 +24,10 @@ from pushgate.config import Settings
 from pushgate.console import Console
 from pushgate.dispatch import Dispatcher, LaneSettings, Timing
 from pushgate.errors import SpoolError
-from pushgate.intake import App, Caller, Intake
+from pushgate.intake import App, Intake
 from pushgate.listener import Listener, server_tls
 from pushgate.metrics import Metrics
+from pushgate.model import Caller
 from pushgate.provider import Provider, apns, fcm
 from pushgate.provider.sharing import Sharing
 from pushgate.server import Application, Document, Identify
@@ -194,7 +195,7 @@ class Gateway:
             return callers.anyone
         return callers.by_certificate(
             [
-                callers.Client(
+                callers.Entry(
                     Caller(client.name, client.apps, client.plain),
                     san=client.san,
                     subject=client.subject,

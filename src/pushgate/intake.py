@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Protocol
 
 import msgspec
@@ -18,7 +17,7 @@ from msgspec.structs import replace
 
 from pushgate.errors import RequestError
 from pushgate.metrics import Metrics
-from pushgate.model import Delivery, Device, EncryptedNotification, Notification
+from pushgate.model import Caller, Delivery, Device, EncryptedNotification, Notification
 from pushgate.wire import INVALID_FORMAT, Verdict
 
 Refuse = Callable[[Delivery], str | None]
@@ -32,7 +31,7 @@ MAX_FAN_OUT_BYTES = 16 << 20
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 
-class Store(Protocol):
+class Sink(Protocol):
     """The part of a spool that taking in needs."""
 
     async def put(self, deliveries: Sequence[Delivery]) -> int:
@@ -48,19 +47,6 @@ class Store(Protocol):
         ...
 
 
-class Caller(Struct, frozen=True):
-    """Who sends: a name for logs and metrics, and the apps it may send to (patterns, the whole app_id)."""
-
-    name: str
-    apps: tuple[str, ...] = ("*",)
-    plain: bool = True
-    """Whether it may send notifications that are not sealed (A_27539)."""
-
-    def may_send_to(self, app_id: str) -> bool:
-        """Whether one of its patterns matches the whole app_id, upper and lower case told apart."""
-        return self.apps == ("*",) or any(fnmatchcase(app_id, pattern) for pattern in self.apps)
-
-
 class App(Struct, frozen=True):
     """What taking in must know of an app."""
 
@@ -74,7 +60,7 @@ class Intake:
 
     def __init__(
         self,
-        store: Store,
+        store: Sink,
         *,
         apps: Mapping[str, App],
         metrics: Metrics,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import re
 import resource
 import socket
@@ -196,7 +197,7 @@ class Listener:
 
 
 def bind(address: str) -> socket.socket:
-    """A listening socket at `host:port` (IPv6 in brackets). Raises `OSError` when the address cannot be had."""
+    """A listening socket at `host:port` (IPv6 in brackets). Raises `OSError`, which says how to mend it."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -207,9 +208,10 @@ def bind(address: str) -> socket.socket:
         listening.bind((host, int(port)))
         listening.listen(BACKLOG)
         listening.setblocking(False)
-    except BaseException:
+    except OSError as error:
         listening.close()
-        raise
+        mend = "stop what listens there, or choose another" if error.errno == errno.EADDRINUSE else "choose another"
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror} -> {mend} port or address") from error
     return listening
 
 

@@ -1,4 +1,4 @@
-"""What the API talks about: notifications and devices, and the delivery of one notification to one device.
+"""What the API talks about: who calls, notifications and devices, and the delivery of one notification to one device.
 
 Field names are the API's own (contract: Push Gateway API 1.0.0, A_27164). Values here are valid: `wire` has checked
 them. Nothing here prints what it holds: a pushkey, a ciphertext or a name must not reach a log by way of a repr.
@@ -7,6 +7,7 @@ them. Nothing here prints what it holds: a pushkey, a ciphertext or a name must 
 from __future__ import annotations
 
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -16,6 +17,19 @@ CIPHERTEXT_CHARS = 1404
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Ciphertext = Annotated[str, Meta(min_length=CIPHERTEXT_CHARS, max_length=CIPHERTEXT_CHARS)]
+
+
+class Caller(Struct, frozen=True):
+    """Who sends: a name for logs and metrics, and the apps it may send to (patterns, the whole app_id)."""
+
+    name: str
+    apps: tuple[str, ...] = ("*",)
+    plain: bool = True
+    """Whether it may send notifications that are not sealed (A_27539)."""
+
+    def may_send_to(self, app_id: str) -> bool:
+        """Whether one of its patterns matches the whole app_id, upper and lower case told apart."""
+        return self.apps == ("*",) or any(fnmatchcase(app_id, pattern) for pattern in self.apps)
 
 
 class Prio(StrEnum):

@@ -16,8 +16,9 @@ from msgspec import Struct
 
 from pushgate import wire
 from pushgate.errors import RequestError, SpoolUnavailable
-from pushgate.intake import Caller, Intake, answer_notify
+from pushgate.intake import Intake, answer_notify
 from pushgate.metrics import Metrics
+from pushgate.model import Caller
 
 log = structlog.get_logger(__name__)
 

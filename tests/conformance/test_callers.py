@@ -15,10 +15,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pushgate.callers import Client, anyone, by_certificate
+from pushgate.callers import Entry, anyone, by_certificate
 from pushgate.errors import RequestError
-from pushgate.intake import Caller
 from pushgate.listener import Listener, server_tls
+from pushgate.model import Caller
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def certificate(authority: trustme.CA) -> trustme.LeafCert:
 
 @asynccontextmanager
 async def gateway(
-    authority: trustme.CA, folder: Path, clients: Sequence[Client]
+    authority: trustme.CA, folder: Path, clients: Sequence[Entry]
 ) -> AsyncIterator[tuple[str, list[Caller]]]:
     """A server that answers 204 to a known caller and notes who it was."""
     leaf = authority.issue_cert("localhost")
@@ -86,7 +86,7 @@ async def test_a_caller_is_known_by_any_mark_of_its_certificate(
     authority: trustme.CA, certificate: trustme.LeafCert, tmp_path: Path, way: str
 ) -> None:
     erp = Caller("erp", ("de.example.*",))
-    clients = [Client(Caller("other"), san="other.example.org"), Client(erp, **{way: marks(certificate)[way]})]
+    clients = [Entry(Caller("other"), san="other.example.org"), Entry(erp, **{way: marks(certificate)[way]})]
     async with gateway(authority, tmp_path, clients) as (url, seen):
         assert await ask(url, authority, certificate) == 204
         assert seen == [erp]
@@ -95,7 +95,7 @@ async def test_a_caller_is_known_by_any_mark_of_its_certificate(
 async def test_a_verified_certificate_that_no_entry_names_is_401(
     authority: trustme.CA, certificate: trustme.LeafCert, tmp_path: Path
 ) -> None:
-    async with gateway(authority, tmp_path, [Client(Caller("other"), san="example.org")]) as (url, _):
+    async with gateway(authority, tmp_path, [Entry(Caller("other"), san="example.org")]) as (url, _):
         assert await ask(url, authority, certificate) == 401
 
 
@@ -115,7 +115,7 @@ async def test_no_certificate_is_401_after_a_good_handshake(authority: trustme.C
 
 async def test_a_certificate_of_another_authority_never_gets_in(authority: trustme.CA, tmp_path: Path) -> None:
     stranger = trustme.CA().issue_cert("erp.example.org")
-    async with gateway(authority, tmp_path, [Client(Caller("erp"), san="erp.example.org")]) as (url, seen):
+    async with gateway(authority, tmp_path, [Entry(Caller("erp"), san="erp.example.org")]) as (url, seen):
         with pytest.raises(httpx.TransportError):
             await ask(url, authority, stranger)
         assert seen == []
@@ -125,7 +125,7 @@ def test_a_certificate_that_has_ended_is_401_on_a_connection_that_goes_on(certif
     leaf = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes())
     scope = {"extensions": {"tls": {"client_cert_der": leaf.public_bytes(Encoding.DER)}}}
     now = leaf.not_valid_after_utc.timestamp() - 1
-    identify = by_certificate([Client(Caller("erp"), san="erp.example.org")], clock=lambda: now)
+    identify = by_certificate([Entry(Caller("erp"), san="erp.example.org")], clock=lambda: now)
     assert identify(scope).name == "erp"
     now += 2
     with pytest.raises(RequestError):
@@ -133,7 +133,7 @@ def test_a_certificate_that_has_ended_is_401_on_a_connection_that_goes_on(certif
 
 
 def test_a_certificate_that_cannot_be_read_is_401() -> None:
-    identify = by_certificate([Client(Caller("erp"), san="erp.example.org")])
+    identify = by_certificate([Entry(Caller("erp"), san="erp.example.org")])
     with pytest.raises(RequestError):
         identify({"extensions": {"tls": {"client_cert_der": b"garbage"}}})
 

@@ -9,8 +9,7 @@ import pytest
 
 from pushgate.callers import by_certificate
 from pushgate.errors import SpoolUnavailable
-from pushgate.intake import Caller
-from pushgate.model import Delivery, PlainNotification
+from pushgate.model import Caller, Delivery, PlainNotification
 from tests.api import BATCH, NOTIFY, OTHER_APP, SEALED, Api, serving
 from tests.samples import APNS_APP, badge_only, batch, body, device, encrypted, plain
 

@@ -242,7 +242,7 @@ async def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
             taken.listen()
             code, _, err = await pushgate("serve", "--config", str(run.stage.config_file))
         assert (code, "Traceback" in err) == (1, False)
-        assert "cannot start" in err
+        assert f"cannot listen on 127.0.0.1:{run.port}: Address already in use -> stop what listens there" in err
 
 
 async def test_demo_shows_the_whole_way_and_exits_0() -> None:

@@ -52,7 +52,8 @@ def serve(
     try:
         return uvloop.run(_serve(settings))
     except (SpoolUnusable, OSError) as fault:
-        print(f"pushgate cannot start: {fault}", file=sys.stderr)
+        told = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
+        print(f"pushgate cannot start: {told}", file=sys.stderr)
         return cli.FAILED
 
 
