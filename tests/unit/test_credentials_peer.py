@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pushgate.errors import CredentialError
+from pushgate.http2 import Response
 from pushgate.provider import apns, fcm
 from pushgate.provider.key_files import (
     ClientCertificate,
@@ -18,7 +20,7 @@ from pushgate.provider.key_files import (
     read_client_certificate,
     read_proxy,
 )
-from pushgate.provider.peer import target, tls_context
+from pushgate.provider.peer import RENEW_EVERY_S, Line, target, tls_context
 from pushgate.provider.sharing import Sharing
 from tests.provider_samples import (
     NOW,
@@ -107,6 +109,42 @@ def test_no_repr_shows_a_secret() -> None:
     assert repr(shown) == "ClientCertificate(expires_at=1.0)"
     assert "secret" not in repr(ProxyLogin("h", 1, "user:secret"))
     assert "secret" not in repr(ServiceAccount("my-project", {"private_key": "secret"}))
+
+
+# The line
+
+
+class Connections:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+        raise AssertionError
+
+    def renew(self) -> None:
+        self.calls.append("renew")
+
+    async def close(self, timeout_s: float = 0.0) -> None:
+        self.calls.append("close")
+
+
+def test_line_renews_its_connections_only_so_often_and_never_closes_the_pool_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> list[str]:
+        now = [1000.0]
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+        connections = Connections()
+        line = Line(lambda: connections)
+        for pause_s in (0.0, 0.0, RENEW_EVERY_S - 1, 1.0, 1.0):
+            now[0] += pause_s
+            line.renew()
+        await asyncio.sleep(0)
+        assert connections.calls == ["renew", "renew"]
+        await line.close()
+        return connections.calls
+
+    assert asyncio.run(main()) == ["renew", "renew", "close"]
 
 
 # Sharing

@@ -3,7 +3,7 @@
 Target          host, port and trust of the peer, with the Proxy on the way to it
 encode_headers  a header block without any shared state (RFC 7541: static table and literals only)
 Connection      one TLS connection: frames, flow control, streams, PING, GOAWAY, deadlines
-Pool            keeps connections to a target: opens more when streams run out, replaces the dying
+Pool            keeps connections to a target: opens more when streams run out, replaces the dying and the mute
 Response        status, headers (decoded when asked for), body
 Limits          how much a connection takes from its peer, and how long it waits
 """

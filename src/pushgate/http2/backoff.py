@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 
 class Backoff:
-    """Doubles the pause with each failure in a row, up to `most_s`; half of each pause is left to chance."""
+    """Doubles the pause with each failure in a row, up to `most_s`; half of each pause is left to chance.
 
-    __slots__ = ("_failures", "_first_s", "_most_s", "_random", "_until")
+    With `forget_s`, a failure so long after the end of the last pause is a first one again.
+    """
 
-    def __init__(self, *, first_s: float, most_s: float, random: Callable[[], float]) -> None:
+    __slots__ = ("_failures", "_first_s", "_forget_s", "_most_s", "_random", "_until")
+
+    def __init__(self, *, first_s: float, most_s: float, random: Callable[[], float], forget_s: float = inf) -> None:
         self._first_s = first_s
         self._most_s = most_s
+        self._forget_s = forget_s
         self._random = random
         self._failures = 0
         self._until = 0.0
@@ -25,10 +30,11 @@ class Backoff:
 
     def stumbled(self, now: float) -> None:
         """A failure that may be a coincidence: it costs a pause only if it is not the first one in a row."""
-        if self._failures:
+        if self._failures and now - self._until < self._forget_s:
             self.failed(now)
         else:
             self._failures = 1
+            self._until = now
 
     def succeeded(self) -> None:
         """The peer works: the next failure is a first one."""

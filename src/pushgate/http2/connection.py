@@ -58,6 +58,11 @@ class Connection(asyncio.Protocol):
         self._wake_at = inf
         self._heard_at = self._busy_since = self._loop.time()
         self._asked_at: float | None = None
+        self._owed_since = inf
+        """Since when answers have been due and none came; acknowledged PINGs and late requests do not end it."""
+        self._owed_from_id = first_stream_id
+        """Streams from this one on were opened after the last answer."""
+        self._is_mute = False
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
@@ -100,23 +105,29 @@ class Connection(asyncio.Protocol):
             raise NotSent("no time left")
         loop = self._loop
         answer: asyncio.Future[Response] = loop.create_future()
-        stream = self.submit(head, body, answer=answer, deadline=loop.time() + timeout_s)
+        stream = self.submit(head, body, answer=answer, deadline=loop.time() + timeout_s, timeout_s=timeout_s)
         try:
             return await answer
         except asyncio.CancelledError:
             self.abandon(stream, "cancelled")
             raise
 
-    def submit(self, head: bytes, body: bytes, *, answer: Answer, deadline: float) -> Stream:
-        """Send a request whose end is told to `answer`, by `deadline` on the loop's clock. Raises NotSent."""
+    def submit(self, head: bytes, body: bytes, *, answer: Answer, deadline: float, timeout_s: float) -> Stream:
+        """Send a request whose end is told to `answer`, by `deadline` on the loop's clock. Raises NotSent.
+
+        `timeout_s` is what the caller gave it in all, its waiting for a stream included.
+        """
         streams = self._streams
         was_idle = not streams.open
         stream = self._session.start(head, body, answer=answer, deadline=deadline)
+        stream.timeout_s = timeout_s
         if not self._flush_is_due:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
         if was_idle:
             self._busy_since = now = self._loop.time()
+            if self._owed_since == inf:
+                self._owed_since = now
             self._wake_by(now + self._limits.quiet_s)
         if deadline < self._wake_at:
             self._wake_by(deadline)
@@ -171,6 +182,11 @@ class Connection(asyncio.Protocol):
         return self._session.was_closed
 
     @property
+    def is_mute(self) -> bool:
+        """Whether it takes no more requests because the peer let their time pass and answered none."""
+        return self._is_mute
+
+    @property
     def is_closed(self) -> bool:
         """Whether the transport is gone."""
         return self._closed.done()
@@ -223,7 +239,11 @@ class Connection(asyncio.Protocol):
         self._heard_at = self._loop.time()
         session = self._session
         was_going = session.goaway is not None
+        answered = self._streams.answered
         session.receive(data)
+        if self._streams.answered != answered:
+            self._owed_since = self._heard_at if self._streams.open else inf
+            self._owed_from_id = self._streams.next_id
         if session.out.chunks or session.is_retired:
             self._settle()
         if self._asked_at is not None and session.awaited_ping is None:
@@ -280,6 +300,7 @@ class Connection(asyncio.Protocol):
         """Write what is due, and close where nothing more can come."""
         session = self._session
         if session.is_retired and not self._streams.open:
+            self._flush()
             session.finish(ErrorCode.NO_ERROR, "connection closed")
         self._flush()
         if session.is_over and self._transport is not None and not self._transport.is_closing():
@@ -297,8 +318,7 @@ class Connection(asyncio.Protocol):
         self._timer, self._wake_at = None, inf
         now = self._loop.time()
         streams = self._streams.open
-        for stream in [stream for stream in streams.values() if stream.deadline <= now]:
-            self._session.abandon(stream, "no answer in time")
+        self._end_late([stream for stream in streams.values() if stream.deadline <= now], now)
         silence = Silence(
             heard_at=self._heard_at, busy_since=self._busy_since if streams else None, asked_at=self._asked_at
         )
@@ -316,3 +336,16 @@ class Connection(asyncio.Protocol):
         self._wake_by(max(min(soonest, next_look), now + TIMER_SLACK_S))
         if self._on_state is not None:
             self._on_state(self, State.ROOM)
+
+    def _end_late(self, late: list[Stream], now: float) -> None:
+        """End requests whose time is up. Where nothing was answered since one was opened, no more are taken.
+
+        A request that was opened late proves little: the peer must have owed answers for half of the request's time.
+        """
+        owed_s = now - self._owed_since
+        if not self._session.is_retired:
+            self._is_mute = self._session.is_retired = any(
+                stream.id >= self._owed_from_id and owed_s >= stream.timeout_s / 2 for stream in late
+            )
+        for stream in late:
+            self._session.abandon(stream, "no answer in time")

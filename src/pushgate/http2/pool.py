@@ -18,6 +18,8 @@ from pushgate.http2.target import Target
 
 ATTEMPTS = 4
 """How often a request that was certainly not acted on is sent at most, the first time included."""
+MUTE_FORGET_S = 60.0
+"""A connection that falls mute so long after the last pause is a first one: those in a row are what costs pauses."""
 
 
 class Opener(Protocol):
@@ -34,9 +36,9 @@ class Pool:
     """Connections to one target, made when they are needed.
 
     Readable for metrics: `connections` (taking requests), `connections_opened`, `connections_failed` (never came to
-    be), `connections_lost` (ended without a GOAWAY), `goaways` (connections that got one), `pings`, `repeats`
-    (requests sent again after NotSent), `waiting` (for a free stream), `in_flight`. `last_goaway` holds the peer's
-    reason, for a log.
+    be), `connections_lost` (ended without a GOAWAY), `connections_mute` (left because they answered nothing in time),
+    `goaways` (connections that got one), `pings`, `repeats` (requests sent again after NotSent), `waiting` (for a free
+    stream), `in_flight`. `last_goaway` holds the peer's reason, for a log.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Pool:
         rng: Callable[[], float] = random.random,
         opener: Opener = Connection.open,
     ) -> None:
-        self.connections_opened = self.connections_failed = self.connections_lost = 0
+        self.connections_opened = self.connections_failed = self.connections_lost = self.connections_mute = 0
         self.goaways = self.pings = self.repeats = 0
         self.last_goaway: GoAway | None = None
         self._target = target
@@ -61,6 +63,9 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self._limits = limits or Limits()
         self._backoff = Backoff(first_s=backoff_first_s, most_s=backoff_most_s, random=rng)
+        self._mute_backoff = Backoff(first_s=backoff_first_s, most_s=backoff_most_s, random=rng, forget_s=MUTE_FORGET_S)
+        self._old: set[Connection] = set()
+        """Those that were there when the last one fell mute: what befalls them now is the same misfortune."""
         self._opener = opener
         self._usable: list[Connection] = []
         self._leaving: dict[Connection, bool] = {}
@@ -96,7 +101,7 @@ class Pool:
         if timeout_s <= 0:
             raise NotSent("no time left")
         loop = asyncio.get_running_loop()
-        call = Call(head, body, deadline=loop.time() + timeout_s, answer=loop.create_future())
+        call = Call(head, body, timeout_s=timeout_s, deadline=loop.time() + timeout_s, answer=loop.create_future())
         self._place(call)
         attempt = 1
         while True:
@@ -111,6 +116,18 @@ class Pool:
                 raise
             attempt += 1
             self._repeat(call, loop.create_future())
+
+    def renew(self) -> None:
+        """Leave all connections: what waits or comes takes new ones, what is in flight is awaited on the old ones.
+
+        For a peer that answers, but wants other connections: no pause that an earlier failure cost is waited for.
+        """
+        for connection in list(self._usable):
+            connection.drain()
+            self._part(connection, is_gone=False)
+        self._backoff.succeeded()
+        self._mute_backoff.succeeded()
+        self._dispatch()
 
     async def close(self, timeout_s: float = 0.0) -> None:
         """Take no more requests, wait for those in flight for at most `timeout_s`, close every connection."""
@@ -156,7 +173,9 @@ class Pool:
 
     def _submit(self, call: Call, connection: Connection) -> None:
         call.connection = connection
-        call.stream = connection.submit(call.head, call.body, answer=call.answer, deadline=call.deadline)
+        call.stream = connection.submit(
+            call.head, call.body, answer=call.answer, deadline=call.deadline, timeout_s=call.timeout_s
+        )
 
     def _with_room(self, avoid: Connection | None = None) -> Connection | None:
         """The first connection that takes a request now, `avoid` only if there is no other."""
@@ -189,7 +208,8 @@ class Pool:
         if any(not connection.answered for connection in self._usable):
             return
         loop = asyncio.get_running_loop()
-        pause_s = self._backoff.pause_s(loop.time())
+        now = loop.time()
+        pause_s = max(self._backoff.pause_s(now), self._mute_backoff.pause_s(now))
         if pause_s <= 0:
             self._connecting = loop.create_task(self._connect())
         elif not self._usable:
@@ -248,7 +268,10 @@ class Pool:
         """A connection takes no more requests. One that took some and answered none counts as a failure, once."""
         if connection in self._usable:
             self._usable.remove(connection)
-            self._leaving[connection] = False
+            self._leaving[connection] = connection.is_mute
+            if connection.is_mute:
+                self._put_down_mute(connection)
+            self._old.discard(connection)
         if connection not in self._leaving:
             return
         is_barren = connection.started > 0 and not connection.answered and not connection.in_flight
@@ -259,3 +282,13 @@ class Pool:
             del self._leaving[connection]
             if connection.goaway is None and not connection.was_closed:
                 self.connections_lost += 1
+
+    def _put_down_mute(self, connection: Connection) -> None:
+        """A connection answered nothing in time. The first one costs no pause, its replacements do.
+
+        Unlike other failures this is not forgotten with the next answer: the peer may give one on each connection.
+        """
+        self.connections_mute += 1
+        if connection not in self._old:
+            self._mute_backoff.stumbled(asyncio.get_running_loop().time())
+            self._old = set(self._usable)

@@ -21,11 +21,14 @@ TIMER_SLACK_S = 0.01
 class Call:
     """A request on its way through a pool: waiting, or on a stream of a connection."""
 
-    __slots__ = ("answer", "avoid", "body", "connection", "deadline", "head", "stream")
+    __slots__ = ("answer", "avoid", "body", "connection", "deadline", "head", "stream", "timeout_s")
 
-    def __init__(self, head: bytes, body: bytes, *, deadline: float, answer: asyncio.Future[Response]) -> None:
+    def __init__(
+        self, head: bytes, body: bytes, *, timeout_s: float, deadline: float, answer: asyncio.Future[Response]
+    ) -> None:
         self.head = head
         self.body = body
+        self.timeout_s = timeout_s
         self.deadline = deadline
         """On the loop's clock."""
         self.answer = answer

@@ -33,7 +33,7 @@ class Answer(Protocol):
 class Stream(Upload):
     """What is known of a request that is neither answered nor given up."""
 
-    __slots__ = ("answer", "block", "body", "deadline", "headers", "received", "status")
+    __slots__ = ("answer", "block", "body", "deadline", "headers", "received", "status", "timeout_s")
 
     def __init__(self, stream_id: int, *, answer: Answer, deadline: float) -> None:
         self.id = stream_id
@@ -41,6 +41,8 @@ class Stream(Upload):
         self.unsent = None
         self.answer = answer
         self.deadline = deadline
+        self.timeout_s = 0.0
+        """How long its caller gave it in all, before it was opened too; kept by the owner of the deadlines."""
         self.status = 0
         self.block = b""
         self.headers: Mapping[str, str] | None = None

@@ -26,8 +26,7 @@ from pushgate.provider.fields import split_url
 from pushgate.provider.key_files import ClientCertificate, ProxyLogin
 
 RENEW_EVERY_S = 30.0
-DRAIN_S = 10.0
-"""What is in flight on connections that give way has so long to be answered."""
+"""Not more often: a peer that refuses all connections must not be flooded with them."""
 
 
 def target(default_host: str, *, endpoint: str, proxy: ProxyLogin | None, tls: ssl.SSLContext) -> Target:
@@ -88,19 +87,21 @@ class Asker(Protocol):
         """Raises NotSent or Unanswered."""
         ...
 
+    def renew(self) -> None:
+        """Take new connections for what waits and what comes; await what is in flight on the old ones."""
+        ...
+
     async def close(self, timeout_s: float = 0.0) -> None:
         """Take no more requests, wait for those in flight, close every connection."""
         ...
 
 
 class Line:
-    """The line to a peer: a pool of connections, which gives way to a new one when the peer wants other connections."""
+    """The line to a peer: a pool of connections, which are replaced when the peer wants other ones."""
 
     def __init__(self, open_pool: Callable[[], Asker]) -> None:
-        self._open_pool = open_pool
         self._pool = open_pool()
         self._renewed_at = -math.inf
-        self._leaving: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: ProviderRequest, *, timeout_s: float) -> Response | Deferred:
         """The peer's answer, or why there is none. Never raises for anything that the network does."""
@@ -114,18 +115,15 @@ class Line:
             return Deferred(Cause.CONNECTION, TIMEOUT if clock() >= deadline else RESET)
 
     def renew(self) -> None:
-        """What comes from now on takes new connections; the old ones close when they have answered.
+        """What waits or comes takes new connections; the old ones close when they have answered.
 
-        Not more often than every `RENEW_EVERY_S`: a peer that refuses all connections must not be flooded with them.
+        No effect within `RENEW_EVERY_S` of the last time.
         """
         now = asyncio.get_running_loop().time()
         if now - self._renewed_at >= RENEW_EVERY_S:
             self._renewed_at = now
-            leaving = asyncio.create_task(self._pool.close(DRAIN_S))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-            self._pool = self._open_pool()
+            self._pool.renew()
 
     async def close(self) -> None:
         """Close the connections, old and new. Nothing is in flight any more."""
-        await asyncio.gather(self._pool.close(), *self._leaving)
+        await self._pool.close()

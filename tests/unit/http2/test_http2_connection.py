@@ -88,7 +88,7 @@ def test_each_request_ends_at_its_own_deadline_with_one_timer_for_all(run: Run, 
             assert timeout_s <= after_s < timeout_s + 0.05
         resets = [frame for frame in one.wire.sent() if isinstance(frame, RstStreamFrame)]
         assert sorted((reset.stream_id, reset.error_code) for reset in resets) == [(id_, 8) for id_ in (1, 3, 5, 7, 9)]
-        assert one.connection.is_usable
+        assert (one.connection.is_mute, one.connection.is_usable, one.connection.in_flight) == (True, False, 0)
 
     run(main())
 

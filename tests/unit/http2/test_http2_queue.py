@@ -14,7 +14,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 def call(after_s: float = 10.0) -> Call:
     loop = asyncio.get_running_loop()
-    return Call(b"", b"", deadline=loop.time() + after_s, answer=loop.create_future())
+    return Call(b"", b"", timeout_s=after_s, deadline=loop.time() + after_s, answer=loop.create_future())
 
 
 def drain(queue: Queue) -> list[Call]:

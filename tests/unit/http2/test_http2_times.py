@@ -56,6 +56,19 @@ def test_backoff_forgets_with_the_first_success() -> None:
     assert backoff.pause_s(0.2) == pytest.approx(0.3)
 
 
+def test_backoff_forgets_what_lies_long_enough_after_its_last_pause() -> None:
+    backoff = Backoff(first_s=1, most_s=60, random=lambda: 1.0, forget_s=60)
+    backoff.stumbled(0)
+    backoff.stumbled(59)
+    assert backoff.pause_s(59) == 2
+    backoff.stumbled(61 + 59)
+    assert backoff.pause_s(120) == 4
+    backoff.stumbled(124 + 60)
+    assert backoff.pause_s(184) == 0
+    backoff.stumbled(185)
+    assert backoff.pause_s(185) == 2
+
+
 def test_one_stumble_costs_no_pause_and_the_next_one_does() -> None:
     backoff = Backoff(first_s=0.5, most_s=60, random=lambda: 1.0)
     backoff.stumbled(0)
