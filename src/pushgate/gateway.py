@@ -62,6 +62,7 @@ class Gateway:
         self._jitter = jitter
         self._metrics = Metrics(settings.apps)
         self._unready: str | None = "starting"
+        self._spool_fault: str | None = None
 
     async def run(self, *, stop: asyncio.Event, started: Callable[[Ports], None]) -> int:
         """Serve until `stop` is set, then drain. Returns how many attempts were cut off and left to a successor.
@@ -210,16 +211,21 @@ class Gateway:
         address = self._settings.management.listen
         if not address:
             return None
-        return Listener(Console(unready=lambda: self._unready, metrics=self._metrics.text), address=address)
+        return Listener(
+            Console(unready=lambda: self._unready or self._spool_fault, metrics=self._metrics.text), address=address
+        )
 
     async def _watch(self, spool: Spool, dispatcher: Dispatcher) -> None:
-        """Keep the metrics of what waits and flies up to date."""
+        """Keep readiness and the metrics of what waits and flies up to date."""
         while True:
             try:
+                await spool.probe()
                 backlog = await spool.backlog()
             except SpoolError as fault:
-                log.error("spool cannot be read", fault=str(fault))
+                log.error("spool takes nothing", fault=str(fault))
+                self._spool_fault = f"the spool takes nothing: {fault}"
             else:
+                self._spool_fault = None
                 now = self._clock()
                 self._metrics.backlog(
                     {lane: (each.waiting, max(now - each.oldest_at, 0.0)) for lane, each in backlog.items()}

@@ -444,6 +444,49 @@ async def test_repeats_of_puts_at_the_same_time_are_left_out(place: Place) -> No
     assert len(await drain(spool)) == 1
 
 
+async def test_what_was_rejected_is_no_repeat_when_it_comes_again(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    await spool.put([delivery(1, fingerprint=b"a" * 16), delivery(2, fingerprint=b"b" * 16)])
+    first, second = await drain(spool)
+    await spool.reject(first, Rejected("Unregistered"))
+    await spool.ack([second])
+    again = [delivery(3, fingerprint=b"a" * 16), delivery(4, fingerprint=b"b" * 16), delivery(5, fingerprint=b"a" * 16)]
+    assert await spool.put(again) == 2, "only the one that was rejected, and that once"
+    assert ids(await drain(spool)) == [delivery(3).id]
+    place.clock.now += 599
+    assert await spool.put([delivery(6, fingerprint=b"a" * 16)]) == 1, "remembered anew"
+
+
+async def test_a_rejection_that_came_to_nothing_forgets_no_fingerprint(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    await spool.put([delivery(1, fingerprint=b"a" * 16)])
+    (lease,) = await drain(spool)
+    await spool.ack([lease])
+    await spool.reject(lease, Rejected("Unregistered"))
+    assert await spool.put([delivery(2, fingerprint=b"a" * 16)]) == 1
+
+
+@pytest.mark.parametrize("put_again", [False, True])
+async def test_what_was_rejected_is_no_repeat_after_a_crash_either(durable: Place, put_again: bool) -> None:
+    spool = await durable.open(dedup_window_s=600)
+    await spool.put([delivery(n, fingerprint=f"{n:016}".encode()) for n in range(3)])
+    for lease in await drain(spool):
+        if lease.delivery.id == delivery(1).id:
+            await spool.reject(lease, Rejected("Unregistered"))
+    durable.clock.now += 300
+    if put_again:
+        assert await spool.put([delivery(11, fingerprint=f"{1:016}".encode())]) == 0
+    durable.crash()
+    after = await durable.open(dedup_window_s=600)
+    repeated = [delivery(20 + n, fingerprint=f"{n:016}".encode()) for n in range(3)]
+    assert await after.put(repeated) == (3 if put_again else 2)
+    durable.clock.now += 300
+    await after.sweep()
+    durable.crash()
+    later = await durable.open(dedup_window_s=600)
+    assert await later.put([delivery(30 + n, fingerprint=f"{n:016}".encode()) for n in range(3)]) == 1
+
+
 async def test_without_a_window_nothing_is_a_repeat(place: Place) -> None:
     spool = await place.open(dedup_window_s=0)
     assert await spool.put([delivery(n, fingerprint=b"a" * 16) for n in range(3)]) == 0
@@ -536,6 +579,28 @@ async def test_the_backlog_counts_what_waits_and_knows_the_oldest(place: Place) 
     await spool.ack(await soon(spool, limit=1))
     backlog = await spool.backlog()
     assert (backlog[LANE].waiting, backlog[LANE].oldest_at) == (2, START - 300.5)
+
+
+# --- whether anything could be put
+
+
+async def test_a_probe_of_a_sound_spool_changes_nothing(place: Place) -> None:
+    spool = await place.open(dedup_window_s=600)
+    await spool.probe()
+    await spool.put([delivery(1, fingerprint=b"a" * 16)])
+    (lease,) = await soon(spool)
+    await asyncio.gather(spool.probe(), spool.nack([lease], delay_s=0), spool.probe())
+    assert (await spool.backlog())[LANE].waiting == 1
+    assert ids(await soon(spool)) == [delivery(1).id]
+    assert await nothing(spool, OTHER)
+    assert await spool.put([delivery(2, fingerprint=b"a" * 16)]) == 1
+
+
+async def test_a_probe_of_a_closed_spool_says_so(place: Place) -> None:
+    spool = await place.open()
+    await spool.close()
+    with pytest.raises(SpoolUnavailable, match="closed"):
+        await spool.probe()
 
 
 # --- the end

@@ -25,6 +25,7 @@ from msgspec import Struct
 from pushgate import cli
 from pushgate.client import KeyChain
 from pushgate.commands.send import Outcome
+from pushgate.provider import apns, fcm
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -64,6 +65,14 @@ def pushgate(*arguments: str, stdin: str = "", **environment: str) -> Ran:
     )
     assert "Traceback" not in done.stderr
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def shell(line: str) -> str:
+    """What a line prints that was copied into a shell. It must do its work."""
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout
 
 
 class Trial(Struct, frozen=True):
@@ -201,6 +210,32 @@ def test_an_unknown_app_is_failed_and_says_nothing_against_the_pushkey(trial: Tr
     assert "The pushkey is not to blame" in ran.out
 
 
+def test_a_pushkey_of_impossible_shape_is_failed_and_to_be_corrected(trial: Trial) -> None:
+    ran = trial.send(pushkey="not-hexadecimal")
+    assert ran.out.startswith("failed: app_id 'org.example.health.apns': the pushkey is not a device token. Nothing")
+    assert "-> correct the pushkey" in ran.out
+    assert "not to blame" not in ran.out
+
+
+@pytest.mark.parametrize("arguments", [("demo", "--keep"), ("emulate", "--apns-port", "0", "--fcm-port", "0")])
+def test_what_sigterm_ends_leaves_no_keys_behind(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    out = tmp_path / "out.txt"
+    with process(*arguments, out=out, TMPDIR=str(tmp_path)):
+        until(lambda: "Ctrl-C" in out.read_text())
+        assert [*tmp_path.glob("pushgate-*/*.key")]
+    assert [each.name for each in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_what_the_demo_prints_works_more_than_once(tmp_path: Path) -> None:
+    out = tmp_path / "out.txt"
+    with process("demo", "--keep", out=out, TMPDIR=str(tmp_path)):
+        until(lambda: "Metrics:" in out.read_text())
+        send, apple, google = re.findall(r"^curl .*$", out.read_text(), re.M)
+        assert [shell(send), shell(send)] == ['{"rejected":[]}'] * 2
+        until(lambda: shell(apple).count('"body": "Hello"') == 2)
+        assert "Rounds at nine" in shell(google)
+
+
 # --- every answer there is, in this process against a scripted peer ----------------------------------------------
 
 HANG, CLOSE = b"hang", b"close"
@@ -303,6 +338,16 @@ def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ran:
         (result(status="failed"), 1, "failed: the gateway does not say why. Nothing", "mend this at the gateway"),
         (result(status="failed", error=f"no {PUSHKEY}\x1b[2J"), 1, "failed: no [pushkey]?[2J. Noth", "not to blame"),
         (result(status="failed", error="x" * 9999), 1, "x" * 500 + "…. Nothing", "not to blame"),
+        *(
+            (result(status="failed", error=f"app_id 'a': {words}"), 1, f"failed: app_id 'a': {words}", next_step)
+            for words, next_step in (
+                (apns.NOT_A_TOKEN, "correct the pushkey, or token_encoding of the app"),
+                (fcm.NOT_A_TOKEN, "correct the pushkey, or token_encoding of the app"),
+                (apns.TOO_LARGE, "give a shorter --text"),
+                (fcm.TOO_LARGE, "give a shorter --text"),
+            )
+        ),
+        (result(status="failed", error="app_id 'a' is not allowed for this caller"), 1, "failed: ", "[[clients]]"),
         (says("401 No", {"error": "?"}), 1, "refused: 401 ?", "say who you are: --cert-file"),
         (says("404 No", {}), 1, "refused: 404\n", "correct --url: it ends in /push/v1/"),
         (

@@ -235,6 +235,24 @@ async def test_a_spool_that_another_gateway_uses_is_named_and_left_alone(tmp_pat
         assert "Traceback" not in err
 
 
+async def test_a_spool_file_that_is_gone_makes_the_gateway_unready(tmp_path: Path) -> None:
+    async with staged(tmp_path) as run:
+        await run.start()
+        management = json.loads(run.log.splitlines()[-1])["management_port"]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{management}") as http, run.client() as client:
+            assert (await http.get("/health/ready")).status_code == 200
+            assert (await http.get("/metrics")).text.count("pushgate_build_info") > 0
+            (tmp_path / "spool.db").unlink()
+            with pytest.raises(GatewayUnavailable):
+                await client.notify_encrypted_batch([sealed(1)])
+            async with asyncio.timeout(15):
+                while (answer := await http.get("/health/ready")).status_code == 200:
+                    await asyncio.sleep(0.2)
+            assert "spool" in answer.json()["reason"]
+            assert (await http.get("/health/live")).status_code == 200
+        await run.end(signal.SIGTERM)
+
+
 async def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
     async with staged(tmp_path) as run:
         with socket.socket() as taken:

@@ -244,7 +244,7 @@ async def test_what_lapsed_is_forgotten_on_disk_too_in_small_steps(path: Path, m
         await spool.reject(lease, Rejected("Unregistered"))
     clock[0] += 599
     await spool.sweep()
-    assert (rows_of(path, "repeats"), rows_of(path, "rejections")) == (7, 7)
+    assert (rows_of(path, "repeats"), rows_of(path, "rejections")) == (14, 7), "each was put, and each was taken back"
     clock[0] += 1
     await spool.sweep()
     await spool.close()
@@ -283,6 +283,66 @@ async def test_only_the_owner_may_read_the_files(path: Path) -> None:
     assert modes == {"spool.db": 0o600, "spool.db-wal": 0o600}
     await spool.close()
     assert [each.name for each in path.parent.iterdir()] == ["spool.db"]
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o644, 0o640, 0o606])
+@pytest.mark.parametrize("what", ["an empty file", "a spool", "a spool after a crash"])
+async def test_a_file_that_others_may_read_is_closed_to_them_before_anything_is_written(
+    path: Path, mode: int, what: str
+) -> None:
+    path.touch()
+    if what != "an empty file":
+        spool = await SqliteSpool.open(path)
+        await spool.put([delivery(1)])
+        if what == "a spool after a crash":
+            shutil.copytree(path.parent, path.parent.with_name("crashed"))
+            path = path.parent.with_name("crashed") / path.name
+            assert path.with_name("spool.db-wal").stat().st_size
+        await spool.close()
+    for each in path.parent.iterdir():
+        each.chmod(mode)
+    spool = await SqliteSpool.open(path)
+    await spool.put([delivery(2)])
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    assert modes == {"spool.db": 0o600, "spool.db-wal": 0o600}
+    assert len(await drain(spool)) == (1 if what == "an empty file" else 2)
+    await spool.close()
+
+
+@pytest.mark.parametrize("name", ["spool.db", "spool.db-wal"])
+async def test_a_file_of_another_user_is_refused_and_left_as_it_was(
+    path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.touch()
+    victim = path.with_name(name)
+    victim.touch()
+    victim.chmod(0o666)
+    if os.geteuid() == 0:
+        os.chown(victim, NOBODY, NOBODY)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    with pytest.raises(SpoolUnusable, match=r"spool\.db.*: belongs to another user .*-> .*chown"):
+        await SqliteSpool.open(path)
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o666
+
+
+async def test_a_file_that_cannot_be_closed_to_others_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch(0o644)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with pytest.raises(SpoolUnusable, match=r"others can read it.*-> .*chmod 600"):
+        await SqliteSpool.open(path)
+
+
+async def test_a_file_of_another_program_keeps_its_mode(path: Path) -> None:
+    write_other_application(path)
+    path.chmod(0o644)
+    with pytest.raises(SpoolUnusable, match="another program"):
+        await SqliteSpool.open(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 # --- what it is not
@@ -543,6 +603,73 @@ async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_mended(path: P
     assert left >= {10 * n + each for n in refused for each in range(10)}
     assert len(left) == 10 * ((0 if how == "the file may not grow" else len(leases) // 10) + len(refused))
     await successor.close()
+
+
+@pytest.mark.parametrize("how", ["the disk is full", "the file may not grow"])
+async def test_a_probe_tells_of_a_full_disk_and_when_it_is_mended(path: Path, how: str) -> None:
+    spool = await SqliteSpool.open(path, max_bytes=1 << 20 if how == "the file may not grow" else 0)
+    await spool.probe()
+    if how == "the disk is full":
+        with disk_of(100), pytest.raises(SpoolUnavailable, match="goes on by itself"):
+            await spool.probe()
+    else:
+        await until_refused(lambda n: spool.put([delivery(n, size=20_000)]))
+        with pytest.raises(SpoolUnavailable, match="SQLITE_FULL"):
+            await spool.probe()
+        await spool.ack(await drain(spool))
+    await spool.probe()
+    await spool.close()
+
+
+@pytest.mark.parametrize("name", ["spool.db", "spool.db-wal"])
+async def test_a_probe_tells_of_a_file_that_was_removed(path: Path, name: str) -> None:
+    spool = await SqliteSpool.open(path)
+    path.with_name(name).unlink()
+    for _ in range(2):
+        with pytest.raises(SpoolUnavailable, match=r"removed or replaced.*restart"):
+            await spool.probe()
+    await spool.close()
+
+
+async def test_a_probe_that_fails_takes_nothing_down_with_it(path: Path) -> None:
+    spool = await SqliteSpool.open(path, max_bytes=1 << 20)
+    stored = await until_refused(lambda n: spool.put([delivery(n, size=20_000)]))
+    leases = await drain(spool)
+    probed, *others = await asyncio.gather(
+        spool.probe(), *(spool.ack([lease]) for lease in leases), return_exceptions=True
+    )
+    assert isinstance(probed, SpoolUnavailable)
+    assert others == [None] * stored
+    assert await spool.backlog() == {}
+    await spool.close()
+
+
+async def test_a_probe_writes_one_page_and_leaves_nothing(path: Path) -> None:
+    spool = await SqliteSpool.open(path)
+    size = path.stat().st_size
+    for _ in range(10):
+        await spool.probe()
+    assert 10 * PAGE_BYTES < path.with_name("spool.db-wal").stat().st_size < 11 * PAGE_BYTES
+    assert spool.commits == 10
+    await asyncio.gather(*(spool.probe() for _ in range(100)))
+    assert spool.commits <= 13, "those at the same time share a commit"
+    await spool.close()
+    assert path.stat().st_size == size
+
+
+async def test_a_probe_of_a_file_with_few_pages_left_asks_for_one_and_gives_it_back(path: Path) -> None:
+    await (await SqliteSpool.open(path)).close()
+    size = path.stat().st_size
+    spool = await SqliteSpool.open(path, max_bytes=size + 2 * PAGE_BYTES)
+    for _ in range(10):
+        await spool.probe()
+    assert rows_of(path, "repeats") == 0
+    await spool.put([delivery(1, size=100)])
+    await spool.close()
+    spool = await SqliteSpool.open(path, max_bytes=size)
+    with pytest.raises(SpoolUnavailable, match="SQLITE_FULL"):
+        await spool.probe()
+    await spool.close()
 
 
 async def test_one_put_that_is_too_large_does_not_fail_what_shares_its_commit(path: Path) -> None:

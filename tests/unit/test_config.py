@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -16,6 +18,7 @@ from pushgate.config import Client, Settings, load
 from pushgate.config.faults import HIDDEN, SECRET_FILES
 from pushgate.config.keys import ANY_ITEM, ANY_NAME, Key, item_of, keys_of, models_in
 from pushgate.errors import ConfigError, ConfigFault
+from tests.provider_samples import private_pem
 
 MARKER = "MARKER-c9f0f895"
 KEYS = list(keys_of(Settings))
@@ -225,6 +228,62 @@ def test_a_secret_pasted_where_a_path_belongs_is_not_repeated(faults: Faults, ke
     found = faults(toml_with(key.path, f'"{pasted}"', provider=key.provider) + beside)
     assert MARKER not in str(found)
     assert any(HIDDEN in fault.fault for fault in found)
+
+
+@given(seed=st.binary(min_size=48, max_size=140), form=st.sampled_from(["standard", "url-safe", "no padding"]))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_pasted_key_is_shown_whatever_slashes_are_in_it(faults: Faults, seed: bytes, form: str) -> None:
+    pasted = (urlsafe_b64encode(seed) if form == "url-safe" else b64encode(seed)).decode()
+    pasted = pasted.rstrip("=") if form == "no padding" else pasted
+    found = faults(f'[api.tls]\ncert_file = "/etc/cert.pem"\nkey_file = "{pasted}"\n' + APNS.format(path=pasted))
+    shown = str(ConfigError(found))
+    assert not [piece for piece in pasted.split("/") if len(piece) > 5 and piece in shown]
+
+
+def test_no_signing_key_on_one_line_is_shown(faults: Faults) -> None:
+    for _ in range(100):
+        pem = private_pem(ec.generate_private_key(ec.SECP256R1())).decode().splitlines()
+        for pasted in ("".join(pem), "".join(pem[1:-1]), " ".join(pem[1:-1]), *pem[1:3]):
+            shown = str(ConfigError(faults(APNS.format(path=pasted))))
+            assert HIDDEN in shown
+            assert not [piece for line in pem[1:-1] for piece in line.split("/") if len(piece) > 5 and piece in shown]
+
+
+APNS = """
+[apps.a]
+provider = "apns"
+bundle_id = "a.b"
+key_id = "ABCDE12345"
+team_id = "ABCDE12345"
+key_file = "{path}"
+"""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/pushgate/keys/AuthKey_ABC1234567.p8",
+        "/var/lib/pushgate/credentials/production/de.example.app/AuthKey_ABC1234567.p8",
+        "/srv/" + "/".join(["a-long-name-of-a-folder"] * 8) + "/AuthKey_ABC1234567.p8",
+        "/run/secrets/apns-key",
+        "keys/AuthKey_ABC1234567.p8",
+        "AuthKey_ABC1234567.pem",
+    ],
+)
+def test_a_path_that_leads_nowhere_is_shown(faults: Faults, path: str) -> None:
+    (found,) = faults(APNS.format(path=path))
+    assert path in found.fault
+    assert HIDDEN not in str(found)
+
+
+def test_a_path_in_a_folder_that_is_there_is_shown_however_long_it_is(faults: Faults, tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["a-long-name-of-a-folder-" + "x" * 40] * 4)
+    folder.mkdir(parents=True)
+    (folder / "secrets").mkdir()
+    for path in (folder / "apns-key", folder / "secrets"):
+        (found,) = faults(APNS.format(path=path))
+        assert str(path) in found.fault
+        assert HIDDEN not in str(found)
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -75,6 +75,38 @@ def test_lapsed_fingerprints_are_forgotten_in_steps_and_others_are_not() -> None
     assert not repeats.claim(b"\x05", NOW_MS + WINDOW_MS + 4)
 
 
+def test_what_is_released_can_be_claimed_again_and_only_once() -> None:
+    repeats = Repeats(WINDOW_S)
+    repeats.load(b"a", NOW_MS)
+    repeats.release(b"a")
+    repeats.release(b"never heard of")
+    assert repeats.released == b"a"
+    assert repeats.claim(b"a", NOW_MS + 1)
+    assert not repeats.claim(b"a", NOW_MS + 1)
+    repeats.keep()
+    assert repeats.released == b""
+    assert not repeats.claim(b"a", NOW_MS + WINDOW_MS)
+    assert repeats.claim(b"a", NOW_MS + WINDOW_MS + 1)
+
+
+def test_a_release_that_is_dropped_leaves_no_trace() -> None:
+    repeats = Repeats(WINDOW_S)
+    repeats.load(b"a", NOW_MS)
+    repeats.release(b"a")
+    repeats.drop()
+    assert repeats.released == b""
+    assert not repeats.claim(b"a", NOW_MS + 1)
+
+
+def test_what_is_claimed_and_released_at_once_is_not_kept() -> None:
+    repeats = Repeats(WINDOW_S)
+    assert repeats.claim(b"a", NOW_MS)
+    repeats.release(b"a")
+    assert repeats.claimed == b""
+    repeats.keep()
+    assert repeats.claim(b"a", NOW_MS)
+
+
 def test_nothing_is_claimed_without_a_window_or_a_fingerprint() -> None:
     off, on = Repeats(0), Repeats(WINDOW_S)
     for _ in range(2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -20,8 +22,14 @@ SECRET_FILES = ("password_file", "proxy_login_file")
 """Where people write the secret itself instead of the name of a file."""
 LONGEST_FILE_NAME = 100
 """Whatever is longer between two slashes is taken for what should be in the file: a key."""
+LONGEST_PATH = 100
+"""Whatever is longer, leads nowhere, and does not end like the name of a file is taken for a key too."""
+FILE_ENDINGS = frozenset({".p8", ".p12", ".pfx", ".pem", ".key", ".crt", ".cer", ".cert", ".json", ".txt"})
+"""Base64 has no dots: what ends so is the name of a file."""
 LONGEST_CHOICE = 3
 """More places than these are no help to somebody who looks for the right one."""
+
+_BASE64_RUN = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
 
 
 class _Place(Struct, frozen=True):
@@ -169,6 +177,18 @@ def _not_to_be_shown(tables: object) -> Iterator[str]:
 
 
 def _looks_like_content(path: str) -> bool:
-    return not path.isprintable() or any(
+    if not path.isprintable() or any(
         len(part) > LONGEST_FILE_NAME or part.startswith(("{", "-----")) for part in PurePath(path).parts
-    )
+    ):
+        return True
+    if PurePath(path).suffix.lower() in FILE_ENDINGS:
+        return False
+    rest = _what_is_not_there(path)
+    return len(rest) > LONGEST_PATH or _BASE64_RUN.search(rest) is not None
+
+
+def _what_is_not_there(path: str) -> str:
+    """The path from where it leads nowhere: base64 has slashes too, and no folder is called so."""
+    whole = PurePath(path)
+    there = next((folder for folder in (whole, *whole.parents) if os.access(folder, os.F_OK)), PurePath())
+    return str(whole.relative_to(there)) if whole != there else ""

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
 from pushgate.http2 import Pool, encode_headers
-from pushgate.model import Delivery, EncryptedNotification, Prio
+from pushgate.model import Delivery, Prio
 from pushgate.outcome import Deferred, Outcome, Undeliverable
 from pushgate.provider import ProviderRequest
 from pushgate.provider.answer import CONNECTION_REASONS
 from pushgate.provider.apns_answer import ACCEPTED, EXPIRED_TOKEN, NEW_CONNECTION_REASONS, classify
 from pushgate.provider.apns_answer import REASONS as ANSWER_REASONS
-from pushgate.provider.apns_payload import MAX_PAYLOAD_BYTES, Look, is_background, look, payload
+from pushgate.provider.apns_payload import MAX_PAYLOAD_BYTES, Look, fits, is_background, look, payload
 from pushgate.provider.apns_settings import Settings
 from pushgate.provider.credentials import ApnsToken, Clock
 from pushgate.provider.key_files import (
@@ -41,10 +41,6 @@ REASONS = ANSWER_REASONS | CONNECTION_REASONS | {NOT_A_TOKEN, TOO_LARGE}
 """Every reason that an outcome of this provider can give."""
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
-_FRAME_BYTES = 128
-"""More than the keys, braces and badge of a sealed payload take."""
-_SAFE_IDS_CHARS = 400
-"""Ids of so many characters fit beside any alert, whatever characters they are."""
 
 
 class Form(Struct, frozen=True):
@@ -177,9 +173,7 @@ class ApnsProvider:
         """Why APNs could never take it, or None. Never names the pushkey."""
         if _device_token(delivery.device.pushkey, self._form.token_encoding) is None:
             return NOT_A_TOKEN
-        if self._surely_fits(delivery) or len(payload(delivery, self._form.look)) <= MAX_PAYLOAD_BYTES:
-            return None
-        return TOO_LARGE
+        return None if fits(delivery, self._form.look) else TOO_LARGE
 
     async def send(self, delivery: Delivery) -> Outcome:
         """Make one attempt, and a second one at once where only our token had expired."""
@@ -216,22 +210,6 @@ class ApnsProvider:
         if isinstance(outcome, Deferred) and outcome.reason in NEW_CONNECTION_REASONS:
             self._line.renew()
         return outcome
-
-    def _surely_fits(self, delivery: Delivery) -> bool:
-        """A cheap upper bound, which nearly all stay below."""
-        look = self._form.look
-        if look.forward_data:
-            return False
-        notification = delivery.notification
-        if isinstance(notification, EncryptedNotification):
-            texts = (
-                notification.ciphertext,
-                notification.time_message_encrypted,
-                notification.key_identifier,
-                notification.identifier,
-            )
-            return len(msgspec.json.encode(texts)) + len(look.sealed_aps) + _FRAME_BYTES <= MAX_PAYLOAD_BYTES
-        return len(notification.event_id or "") + len(notification.room_id or "") <= _SAFE_IDS_CHARS
 
 
 def _certificate(settings: Settings, clock: Clock) -> ClientCertificate | None:

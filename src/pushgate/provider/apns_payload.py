@@ -18,6 +18,10 @@ from pushgate.provider.shortening import NAMES, cut_entries, cut_text, json_cost
 
 MAX_PAYLOAD_BYTES = 4096
 _MAX_BADGE = 2**31 - 1
+_FRAME_BYTES = 128
+"""More than the keys, braces and badge of a sealed payload take."""
+_SAFE_IDS_CHARS = 400
+"""Ids of so many characters fit beside any alert, whatever characters they are."""
 _encode = msgspec.json.encode
 
 
@@ -37,6 +41,12 @@ class _Sealed(Struct, frozen=True, omit_defaults=True):
     time_message_encrypted: str
     key_identifier: str
     identifier: str | None = None
+
+    def __repr__(self) -> str:
+        return "_Sealed()"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 def look(settings: Settings) -> Look:
@@ -58,10 +68,35 @@ def payload(delivery: Delivery, look: Look) -> bytes:
             assert_never(never)
 
 
+def fits(delivery: Delivery, look: Look) -> bool:
+    """Whether the payload is within `MAX_PAYLOAD_BYTES`. What is shortened is not looked at: it may be large.
+
+    Cheap, because it is asked for each device of a notification while nobody else runs.
+    """
+    match delivery.notification:
+        case EncryptedNotification() as sealed:
+            if not look.forward_data and _surely_fits(sealed, look):
+                return True
+            return len(payload(delivery, look)) <= MAX_PAYLOAD_BYTES
+        case PlainNotification() as plain:
+            ids_chars = len(plain.event_id or "") + len(plain.room_id or "")
+            if ids_chars <= _SAFE_IDS_CHARS or ids_chars > MAX_PAYLOAD_BYTES:
+                return ids_chars <= _SAFE_IDS_CHARS
+            return len(_encode(_uncut(plain, look))) <= MAX_PAYLOAD_BYTES
+        case never:
+            assert_never(never)
+
+
 def is_background(delivery: Delivery, look: Look) -> bool:
     """Whether it shows nothing at all, not even a number: APNs takes that at priority 5 only."""
     plain = delivery.notification
     return isinstance(plain, PlainNotification) and _is_count_only(plain) and _badge(plain.counts, look) is None
+
+
+def _surely_fits(sealed: EncryptedNotification, look: Look) -> bool:
+    """A cheap upper bound, which nearly all stay below."""
+    texts = (sealed.ciphertext, sealed.time_message_encrypted, sealed.key_identifier, sealed.identifier)
+    return len(_encode(texts)) + len(look.sealed_aps) + _FRAME_BYTES <= MAX_PAYLOAD_BYTES
 
 
 def _sealed_payload(sealed: EncryptedNotification, forwarded: Mapping[str, Any], look: Look) -> bytes:
@@ -80,16 +115,6 @@ def _sealed_payload(sealed: EncryptedNotification, forwarded: Mapping[str, Any],
 
 
 def _plain_payload(plain: PlainNotification, forwarded: Mapping[str, Any], look: Look) -> bytes:
-    aps: dict[str, Any] = {}
-    badge = _badge(plain.counts, look)
-    if _is_count_only(plain):
-        if badge is None:
-            aps["content-available"] = 1
-    else:
-        aps["alert"] = _named_alert(plain, look.alert)
-        aps["mutable-content"] = 1
-    if badge is not None:
-        aps["badge"] = badge
     fields = {
         "event_id": plain.event_id,
         "room_id": plain.room_id,
@@ -100,9 +125,37 @@ def _plain_payload(plain: PlainNotification, forwarded: Mapping[str, Any], look:
         "room_alias": plain.room_alias,
         "content": plain.content,
     }
-    whole = {"aps": aps, **{name: value for name, value in fields.items() if value is not None}, **forwarded}
+    whole = {
+        "aps": _aps(plain, look),
+        **{name: value for name, value in fields.items() if value is not None},
+        **forwarded,
+    }
     body = _encode(whole)
     return body if len(body) <= MAX_PAYLOAD_BYTES else _shortened(whole, [*forwarded])
+
+
+def _aps(plain: PlainNotification, look: Look) -> dict[str, Any]:
+    aps: dict[str, Any] = {}
+    badge = _badge(plain.counts, look)
+    if _is_count_only(plain):
+        if badge is None:
+            aps["content-available"] = 1
+    else:
+        aps["alert"] = _named_alert(plain, look.alert)
+        aps["mutable-content"] = 1
+    if badge is not None:
+        aps["badge"] = badge
+    return aps
+
+
+def _uncut(plain: PlainNotification, look: Look) -> dict[str, Any]:
+    """What `_shortened` leaves in the worst case. It takes away no text that is empty already."""
+    aps = _aps(plain, look)
+    if alert := aps.get("alert"):
+        aps["alert"] = {name: value for name, value in alert.items() if name not in ("subtitle", "title") or not value}
+    fields = {"event_id": plain.event_id, "room_id": plain.room_id, "content": None if plain.content else plain.content}
+    fields |= {name: value for name in NAMES if (value := getattr(plain, name)) == ""}
+    return {"aps": aps, **{name: value for name, value in fields.items() if value is not None}}
 
 
 def _shortened(whole: dict[str, Any], forwarded: list[str]) -> bytes:

@@ -12,14 +12,14 @@ import structlog
 
 from pushgate.errors import CredentialError
 from pushgate.http2 import Pool, encode_headers
-from pushgate.model import Delivery, EncryptedNotification
+from pushgate.model import Delivery
 from pushgate.outcome import Cause, Deferred, Outcome, Undeliverable
 from pushgate.provider import ProviderRequest
 from pushgate.provider.answer import CONNECTION_REASONS, NEW_CONNECTION_REASONS
 from pushgate.provider.credentials import Clock, GoogleToken, TokenFault, Way, google_fetch
 from pushgate.provider.fcm_answer import ACCEPTED, THIRD_PARTY, TOKEN_REASONS, classify
 from pushgate.provider.fcm_answer import REASONS as ANSWER_REASONS
-from pushgate.provider.fcm_payload import MAX_DATA_BYTES, Look, data_bytes, look, payload
+from pushgate.provider.fcm_payload import Look, fits, look, payload
 from pushgate.provider.fcm_settings import Settings
 from pushgate.provider.key_files import read_proxy, read_service_account
 from pushgate.provider.peer import Line, target, tls_context
@@ -39,9 +39,6 @@ REASONS = ANSWER_REASONS | CONNECTION_REASONS | {*map(str, TokenFault), NOT_A_TO
 
 _PRINTABLE = re.compile(r"[!-.0-~]+")
 """ASCII without blanks and slashes: no registration token has others."""
-_FRAME_BYTES = 128
-"""More than the keys and counts of a sealed message take."""
-_SAFE_IDS_CHARS = 400
 _TELL_AGAIN_S = 3600
 
 
@@ -125,9 +122,7 @@ class FcmProvider:
         """Why FCM could never take it, or None. Never names the pushkey."""
         if not _is_token(delivery.device.pushkey):
             return NOT_A_TOKEN
-        if self._surely_fits(delivery) or data_bytes(delivery, self._look) <= MAX_DATA_BYTES:
-            return None
-        return TOO_LARGE
+        return None if fits(delivery, self._look) else TOO_LARGE
 
     async def send(self, delivery: Delivery) -> Outcome:
         """Make one attempt, and a second one at once where only our access token was refused."""
@@ -174,18 +169,3 @@ class FcmProvider:
         if not 0 <= now - self._told_at < _TELL_AGAIN_S:
             self._told_at = now
             log.error("project lacks the credentials of APNs or Web Push", lane=lane, reason=THIRD_PARTY)
-
-    def _surely_fits(self, delivery: Delivery) -> bool:
-        """A cheap upper bound, which nearly all stay below."""
-        if self._look.forward_data:
-            return False
-        notification = delivery.notification
-        if isinstance(notification, EncryptedNotification):
-            others = (
-                len(notification.time_message_encrypted)
-                + len(notification.key_identifier)
-                + len(notification.identifier or "")
-            )
-            width = 1 if notification.ciphertext.isascii() else 4
-            return len(notification.ciphertext) * width + others * 4 + _FRAME_BYTES <= MAX_DATA_BYTES
-        return len(notification.event_id or "") + len(notification.room_id or "") <= _SAFE_IDS_CHARS

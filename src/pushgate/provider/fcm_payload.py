@@ -21,6 +21,8 @@ MAX_DATA_BYTES = 4096
 MAX_TTL_S = 86_400
 """Longer than any delivery may live (A_27757)."""
 _PRIORITY = {Prio.HIGH: "HIGH", Prio.LOW: "NORMAL"}
+_FRAME_BYTES = 128
+"""More than the keys and counts of a sealed message take."""
 _encode = msgspec.json.encode
 
 Data = dict[str, str]
@@ -46,11 +48,23 @@ class _SealedData(Struct, frozen=True, omit_defaults=True):
     unread: str | None = None
     missed_calls: str | None = None
 
+    def __repr__(self) -> str:
+        return "_SealedData()"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
 
 class _Message(Struct, frozen=True):
     token: str
     data: _SealedData | Data
     android: _Android
+
+    def __repr__(self) -> str:
+        return f"_Message(android={self.android!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("android", self.android)]
 
 
 class _Body(Struct, frozen=True):
@@ -68,6 +82,26 @@ def payload(delivery: Delivery, look: Look, *, now: float) -> bytes:
     ttl_s = max(0, min(int(delivery.expires_at - now), MAX_TTL_S))
     android = _Android(_PRIORITY[notification.prio], f"{ttl_s}s")
     return _encode(_Body(_Message(delivery.device.pushkey, _data(delivery, look), android)))
+
+
+def fits(delivery: Delivery, look: Look) -> bool:
+    """Whether the data is within `MAX_DATA_BYTES`. What is shortened is not looked at: it may be large.
+
+    Cheap, because it is asked for each device of a notification while nobody else runs.
+    """
+    match delivery.notification:
+        case EncryptedNotification() as sealed:
+            if not look.forward_data and _surely_fits(sealed):
+                return True
+            return data_bytes(delivery, look) <= MAX_DATA_BYTES
+        case PlainNotification() as plain:
+            if len(plain.event_id or "") + len(plain.room_id or "") > MAX_DATA_BYTES:
+                return False
+            uncut = {name: value for name, value in _short_fields(plain).items() if value is not None}
+            uncut |= {name: "" for name in NAMES if getattr(plain, name) == ""}
+            return _size(uncut) <= MAX_DATA_BYTES
+        case never:
+            assert_never(never)
 
 
 def data_bytes(delivery: Delivery, look: Look) -> int:
@@ -102,14 +136,15 @@ def _sealed(sealed: EncryptedNotification) -> _SealedData:
     )
 
 
+def _surely_fits(sealed: EncryptedNotification) -> bool:
+    """A cheap upper bound, which nearly all stay below."""
+    others = len(sealed.time_message_encrypted) + len(sealed.key_identifier) + len(sealed.identifier or "")
+    width = 1 if sealed.ciphertext.isascii() else 4
+    return len(sealed.ciphertext) * width + others * 4 + _FRAME_BYTES <= MAX_DATA_BYTES
+
+
 def _plain(plain: PlainNotification, forwarded: Data, look: Look) -> Data:
-    counts = plain.counts or Counts()
-    fields = {
-        "event_id": plain.event_id,
-        "room_id": plain.room_id,
-        "unread": _number(counts.unread),
-        "missed_calls": _number(counts.missed_calls),
-        "prio": plain.prio.value,
+    fields = _short_fields(plain) | {
         "type": plain.type,
         "sender": plain.sender,
         "sender_display_name": plain.sender_display_name,
@@ -118,6 +153,18 @@ def _plain(plain: PlainNotification, forwarded: Data, look: Look) -> Data:
     }
     data = {name: value for name, value in fields.items() if value is not None} | forwarded
     return _within_limit(data, plain.content, [*forwarded], look)
+
+
+def _short_fields(plain: PlainNotification) -> dict[str, str | None]:
+    """Those that are never cut."""
+    counts = plain.counts or Counts()
+    return {
+        "event_id": plain.event_id,
+        "room_id": plain.room_id,
+        "unread": _number(counts.unread),
+        "missed_calls": _number(counts.missed_calls),
+        "prio": plain.prio.value,
+    }
 
 
 def _within_limit(data: Data, content: Mapping[str, Any] | None, forwarded: list[str], look: Look) -> Data:

@@ -1,4 +1,4 @@
-"""The spool: where deliveries wait, safe from a crash, until a provider has had its say. Seven verbs.
+"""The spool: where deliveries wait, safe from a crash, until a provider has had its say: `Spool`.
 
 At least once: a duplicate may happen, a loss may not. `put` returns when the deliveries are durable. Whoever holds a
 `Lease` must end it with exactly one of `ack`, `nack`, `reject`, `bury`; what a dead process held is leased again by
@@ -66,7 +66,11 @@ class Spool(Protocol):
         ...
 
     async def reject(self, lease: Lease, rejected: Rejected) -> None:
-        """The provider called the pushkey dead: remember that (a keyed hash, not the key) and erase the delivery."""
+        """The provider called the pushkey dead: remember that (a keyed hash, not the key) and erase the delivery.
+
+        Its fingerprint is forgotten in the same transaction: nobody got it, so when it comes again, and the pushkey
+        is not dead after all, it is sent.
+        """
         ...
 
     async def forget_rejections(self, lane: str, *, since: float) -> int:
@@ -82,6 +86,13 @@ class Spool(Protocol):
 
     async def backlog(self) -> Mapping[str, Backlog]:
         """What waits, by lane. For metrics and for the warning about lanes that no app is configured for."""
+        ...
+
+    async def probe(self) -> None:
+        """Find out whether anything could be put right now. Raises `SpoolUnavailable`.
+
+        Cheap enough for every few seconds: it waits its turn like a put, writes one page and stores nothing.
+        """
         ...
 
     def fingerprint(self, *parts: str) -> bytes:

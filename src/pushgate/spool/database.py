@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pushgate.errors import SpoolUnavailable, SpoolUnusable
@@ -87,7 +88,7 @@ def open_database(
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise SpoolUnusable(f"SQLite {sqlite3.sqlite_version} is too old -> a Python with 3.35 or later")
     _touch(path)
-    with explained(path):
+    with _closed_to_others(path), explained(path):
         connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # and so without shared memory
@@ -151,10 +152,46 @@ def _touch(path: Path) -> None:
         finally:
             os.close(entry)
     except FileExistsError:
+        _check_owner(path)
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             raise _read_only(path) from None
     except OSError as error:
         raise SpoolUnusable(f"{path}: cannot be created: {error.strerror} -> see its disk and permissions") from error
+
+
+def _check_owner(path: Path) -> None:
+    """Whoever owns a file can open it to others at any time."""
+    for each in _files(path):
+        if each.stat().st_uid != os.geteuid():
+            mend = "run the gateway as that one, or chown the file to the user that runs the gateway"
+            raise SpoolUnusable(f"{each}: belongs to another user -> {mend}")
+
+
+@contextmanager
+def _closed_to_others(path: Path) -> Iterator[None]:
+    """Only the owner may read the files, before a log is made with the same mode. As it was where that is no spool.
+
+    By name, not by descriptor: to close one would let go of every lock that this process has on the file.
+    """
+    before = {each: stat.S_IMODE(each.stat().st_mode) for each in _files(path)}
+    opened = {each: mode for each, mode in before.items() if mode & 0o077}
+    try:
+        for each in opened:
+            each.chmod(0o600)
+    except OSError as error:
+        raise SpoolUnusable(f"{path}: others can read it ({error.strerror}) -> chmod 600, as its owner") from error
+    try:
+        yield
+    except BaseException:
+        for each, mode in opened.items():
+            with suppress(OSError):
+                each.chmod(mode)
+        raise
+
+
+def _files(path: Path) -> list[Path]:
+    """Those that are there: the file, and what a crash may have left beside it."""
+    return [each for each in (path, Path(f"{path}-wal"), Path(f"{path}-journal")) if each.exists()]
 
 
 def _is_new(path: Path, connection: sqlite3.Connection) -> bool:

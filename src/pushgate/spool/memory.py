@@ -113,6 +113,8 @@ class MemorySpool:
         if self._erase((lease,)):
             name = self._name_of(device.app_id, device.pushkey)
             self._rejections[name] = Rejection.of(device.app_id, rejected, int(self._clock() * 1000))
+            self._repeats.release(lease.delivery.fingerprint)
+            self._repeats.keep()
 
     async def forget_rejections(self, lane: str, *, since: float) -> int:
         """See `spool.Spool.forget_rejections`."""
@@ -133,6 +135,10 @@ class MemorySpool:
         if self._clock() >= self._sweep_at:
             await self.sweep()
         return self._census.backlog()
+
+    async def probe(self) -> None:
+        """See `spool.Spool.probe`."""
+        self._check_open()
 
     async def sweep(self) -> int:
         """Erase what is out of time and not leased, and rejections that lapsed. Returns how many deliveries.

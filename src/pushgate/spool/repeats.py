@@ -1,7 +1,7 @@
 """Which fingerprints were put within the window. In memory, in the order of time; a spool may keep a log of them.
 
 A fingerprint is claimed while its put is being written and kept when that is durable: a put that fails leaves no
-trace, so that its repetition is not taken for a repeat.
+trace, so that its repetition is not taken for a repeat. In the same way it is released and then forgotten.
 """
 
 from __future__ import annotations
@@ -14,35 +14,57 @@ class Repeats:
         self._window_ms = int(window_s * 1000)
         self._kept: dict[bytes, int] = {}
         self._claimed: dict[bytes, int] = {}
+        self._released: dict[bytes, None] = {}
 
     def claim(self, fingerprint: bytes, now_ms: int) -> bool:
         """Whether it is new. Then it is claimed. An empty one is always new and never claimed."""
         if not fingerprint or not self._window_ms:
             return True
-        if fingerprint in self._claimed or self._kept.get(fingerprint, 0) > now_ms - self._window_ms:
+        if fingerprint in self._claimed:
+            return False
+        if fingerprint not in self._released and self._kept.get(fingerprint, 0) > now_ms - self._window_ms:
             return False
         self._claimed[fingerprint] = now_ms
         return True
+
+    def release(self, fingerprint: bytes) -> None:
+        """It can be claimed again, at once."""
+        self._claimed.pop(fingerprint, None)
+        if fingerprint in self._kept:
+            self._released[fingerprint] = None
 
     @property
     def claimed(self) -> bytes:
         """What is claimed and not yet kept, joined."""
         return b"".join(self._claimed)
 
+    @property
+    def released(self) -> bytes:
+        """What is released and not yet forgotten, joined. To be taken back before what is claimed is added."""
+        return b"".join(self._released)
+
     def keep(self) -> None:
-        """What was claimed is durable."""
+        """What was claimed and released is durable."""
+        for fingerprint in self._released:
+            self._kept.pop(fingerprint, None)
+        self._released.clear()
         for fingerprint, at_ms in self._claimed.items():
             self._kept.pop(fingerprint, None)  # a lapsed one: its place in the order is the end again
             self._kept[fingerprint] = at_ms
         self._claimed.clear()
 
     def drop(self) -> None:
-        """What was claimed was not stored."""
+        """What was claimed was not stored, and what was released is as it was."""
         self._claimed.clear()
+        self._released.clear()
 
     def load(self, fingerprint: bytes, at_ms: int) -> None:
         """One that was kept by an earlier run. To be called in the order of time."""
         self._kept[fingerprint] = at_ms
+
+    def unload(self, fingerprint: bytes) -> None:
+        """One that was released by an earlier run."""
+        self._kept.pop(fingerprint, None)
 
     def forget_lapsed(self, now_ms: int, limit: int) -> bool:
         """Forget at most so many that are out of the window. Returns whether there may be more."""

@@ -192,7 +192,8 @@ class SqliteSpool:
         name = self._name_of(device.app_id, device.pushkey)
         rejection = Rejection.of(device.app_id, rejected, int(self._clock() * 1000))
         self._presence.add(name)
-        await self._erase((lease,), also=lambda store: store.remember(name, rejection))
+        fingerprint = lease.delivery.fingerprint
+        await self._erase((lease,), also=lambda store: store.remember(name, rejection, fingerprint=fingerprint))
 
     async def forget_rejections(self, lane: str, *, since: float) -> int:
         """See `spool.Spool.forget_rejections`."""
@@ -207,6 +208,11 @@ class SqliteSpool:
         """See `spool.Spool.backlog`."""
         self._check_open()
         return self._census.backlog()
+
+    async def probe(self) -> None:
+        """See `spool.Spool.probe`."""
+        self._check_open()
+        await self._committer.perform(Store.probe)
 
     async def sweep(self) -> int:
         """Erase what is out of time and not leased, forget what is to be forgotten. Returns how many deliveries."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from pushgate.model import Delivery, Device
 from pushgate.spool import envelope
-from pushgate.spool.database import Database
+from pushgate.spool.database import FORMAT, PAGE_BYTES, Database
 from pushgate.spool.keyed import HASH_BYTES
 from pushgate.spool.lane import NEVER_MS
 from pushgate.spool.rejections import Rejection
@@ -28,6 +28,9 @@ FORGET_AT_ONCE = 2000
 KEEP_FREE_PAGES = 2048
 """Free pages (16 MB) that stay in the file for what comes next."""
 SHRINK_PAGES = 500
+FEW_PAGES = 16
+RELEASED = b"-"
+"""Stands before fingerprints in the log of repeats that are taken back by this row."""
 
 T = TypeVar("T")
 Values = tuple[int, str, int, int, int, int, bytes]
@@ -84,8 +87,10 @@ class Store:
     def commit(self) -> None:
         """Make everything since `begin` durable."""
         self.flush()
-        if claimed := self._repeats.claimed:
-            self._execute("INSERT INTO repeats (at_ms, fingerprints) VALUES (?, ?)", (self._now_ms(), claimed))
+        released, claimed = self._repeats.released, self._repeats.claimed
+        for joined in (RELEASED + released if released else b"", claimed):
+            if joined:
+                self._execute("INSERT INTO repeats (at_ms, fingerprints) VALUES (?, ?)", (self._now_ms(), joined))
         self._execute("COMMIT")
         self._repeats.keep()
 
@@ -175,8 +180,9 @@ class Store:
 
     # --- rejections
 
-    def remember(self, name: bytes, rejection: Rejection) -> None:
-        """Remember that a pushkey is dead."""
+    def remember(self, name: bytes, rejection: Rejection, *, fingerprint: bytes) -> None:
+        """Remember that a pushkey is dead, and forget the fingerprint of the delivery that told."""
+        self._repeats.release(fingerprint)
         self._execute(
             "INSERT OR REPLACE INTO rejections VALUES (?, ?, ?, ?, ?)",
             (name, rejection.app_id, rejection.reason, rejection.since_ms, rejection.at_ms),
@@ -204,6 +210,22 @@ class Store:
         return frozenset(dead)
 
     # --- upkeep
+
+    def probe(self) -> None:
+        """Fail where a put would: where the file may not grow, or where its log cannot be written.
+
+        One page is written, as it is. Only where few are left is another one asked for and given back.
+        """
+        most, taken, free = (
+            self._execute(f"PRAGMA {count}").fetchone()[0]
+            for count in ("max_page_count", "page_count", "freelist_count")
+        )
+        if most - taken + free <= FEW_PAGES:
+            self._execute("SAVEPOINT room")
+            self._execute("INSERT INTO repeats (at_ms, fingerprints) VALUES (0, zeroblob(?))", (PAGE_BYTES,))
+            self._execute("ROLLBACK TO room")
+            self._execute("RELEASE room")
+        self._execute(f"PRAGMA user_version = {FORMAT}")
 
     def forget_lapsed(self) -> bool:
         """Forget some repeats and rejections whose time is up. Returns whether there may be more."""
@@ -240,9 +262,13 @@ class Store:
         """Read the fingerprints of the window."""
         since_ms = self._now_ms() - int(self._dedup_window_s * 1000)
         for at_ms, joined in self._execute("SELECT at_ms, fingerprints FROM repeats ORDER BY id"):
-            if at_ms > since_ms:
-                for start in range(0, len(joined), HASH_BYTES):
-                    self._repeats.load(joined[start : start + HASH_BYTES], at_ms)
+            released = len(joined) % HASH_BYTES == len(RELEASED)
+            for start in range(len(RELEASED) if released else 0, len(joined), HASH_BYTES):
+                fingerprint = joined[start : start + HASH_BYTES]
+                if released:
+                    self._repeats.unload(fingerprint)
+                elif at_ms > since_ms:
+                    self._repeats.load(fingerprint, at_ms)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
