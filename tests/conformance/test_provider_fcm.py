@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +204,150 @@ async def test_token_endpoint_that_is_not_trusted_gets_nothing(
     outcome = await opened(ca_file=stranger.ca_file).send(to_fcm(sealed()))
     assert outcome == Deferred(Cause.CONNECTION, TokenFault.UNREACHABLE)
     assert "token_requests" not in emulator.counts
+
+
+# A token endpoint that is hostile, or broken
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Listen = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+async def listen(landscape: Landscape) -> AsyncIterator[Listen]:
+    """Listens on a port of its own, with TLS unless told otherwise, and does to each connection what it is given."""
+    async with AsyncExitStack() as stack:
+
+        async def listen_(handler: Handler, *, plain_text: bool = False) -> int:
+            async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with suppress(OSError):
+                    await handler(reader, writer)
+                writer.close()
+
+            tls = None if plain_text else landscape.server_tls()
+            server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+            stack.callback(server.close)
+            port: int = server.sockets[0].getsockname()[1]
+            return port
+
+        yield listen_
+
+
+def credentials_for(landscape: Landscape, port: int) -> Path:
+    path = landscape.write_service_account(token_url=f"https://127.0.0.1:{port}/token")
+    return path.rename(path.with_name("another-endpoint.json"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_token_endpoint_that_sends_us_elsewhere_is_not_followed(
+    opened: Open, landscape: Landscape, listen: Listen, status: int
+) -> None:
+    visits: list[bytes] = []
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visits.append(await reader.read(1000))
+
+    there = await listen(elsewhere, plain_text=True)
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10_000)
+        head = f"HTTP/1.1 {status} Elsewhere\r\nlocation: http://127.0.0.1:{there}/\r\ncontent-length: 0\r\n\r\n"
+        writer.write(head.encode())
+        await writer.drain()
+
+    path = credentials_for(landscape, await listen(redirect))
+    outcome = await opened(credentials_file=path).send(to_fcm(sealed()))
+    assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
+    assert visits == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["200 OK", "403 Forbidden", "307 Elsewhere\r\nlocation: http://127.0.0.1:1/", "200 OK\r\ncontent-encoding: gzip"],
+)
+async def test_answer_of_the_token_endpoint_is_read_up_to_64_kb(
+    opened: Open, landscape: Landscape, listen: Listen, head: str
+) -> None:
+    written = 0
+    flood_bytes = 50_000_000
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.read(10_000)
+        writer.write(f"HTTP/1.1 {head}\r\ncontent-length: {flood_bytes}\r\n\r\n".encode())
+        gone = asyncio.create_task(reader.read())
+        while written < flood_bytes and not gone.done():
+            writer.write(b" " * 50_000)
+            await writer.drain()
+            await asyncio.sleep(0.001)  # drain alone does not see that the peer has gone
+            written += 50_000
+
+    path = credentials_for(landscape, await listen(flood))
+    outcome = await opened(credentials_file=path).send(to_fcm(sealed()))
+    assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
+    assert written < flood_bytes / 2, "the rest is in buffers of the system"
+
+
+DRIBBLES = {
+    "the status line": b"",
+    "the headers": b"HTTP/1.1 200 OK\r\nx: ",
+    "a body of known length": b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n",
+    "a body without end": b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("through_proxy", [False, True], ids=["", "proxy"])
+@pytest.mark.parametrize("start", DRIBBLES.values(), ids=DRIBBLES.keys())
+async def test_token_endpoint_that_answers_byte_by_byte_is_cut_off(
+    opened: Open,
+    landscape: Landscape,
+    listen: Listen,
+    monkeypatch: pytest.MonkeyPatch,
+    start: bytes,
+    through_proxy: bool,
+) -> None:
+    monkeypatch.setattr("pushgate.provider.credentials.FETCH_DEADLINE_S", 0.4)
+    cut = asyncio.Event()
+
+    async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10_000)
+        writer.write(start)
+        gone = asyncio.create_task(reader.read())
+        while not gone.done():
+            writer.write(b" ")
+            await asyncio.wait((gone,), timeout=0.05)
+        cut.set()
+
+    port = await listen(dribble, plain_text=through_proxy)
+    path = credentials_for(landscape, port)
+    way = {"proxy": f"http://127.0.0.1:{port}"} if through_proxy else {}
+    provider = opened(credentials_file=path, **way)
+    async with asyncio.timeout(5):
+        outcome = await provider.send(to_fcm(sealed()))
+        assert outcome == Deferred(Cause.CONNECTION, TokenFault.UNREACHABLE)
+        await cut.wait()
+        while [each for each in threading.enumerate() if each.name.startswith("google token")]:
+            await asyncio.sleep(0.01)
+
+
+HANGS = """
+import asyncio, threading, time
+from pushgate.provider.credentials import GoogleToken
+
+async def main():
+    began = threading.Event()
+    def fetch():
+        began.set()
+        time.sleep(60)
+    token = GoogleToken(fetch, clock=time.time)
+    waiting = asyncio.create_task(token.bearer())
+    while not began.is_set():
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    await token.close()
+
+asyncio.run(main())
+"""
+
+
+def test_fetch_that_hangs_does_not_hold_the_process() -> None:
+    assert subprocess.run([sys.executable, "-c", HANGS], timeout=15, check=False).returncode == 0

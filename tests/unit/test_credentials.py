@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import io
 import json
 import threading
@@ -37,7 +38,7 @@ from pushgate.provider.credentials import (
     google_fetch,
 )
 from pushgate.provider.key_files import ProxyLogin, ServiceAccount
-from tests.provider_samples import NOW, service_account
+from tests.provider_samples import NOW, service_account, write
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 SLOT = NOW - NOW % GRID_S
@@ -189,7 +190,7 @@ async def test_failing_endpoint_does_not_matter_while_the_token_is_valid_and_is_
     async def at_once(fetch: Callable[[], Fetched]) -> Fetched:
         return fetch()
 
-    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    monkeypatch.setattr("pushgate.provider.credentials._in_daemon_thread", at_once)
     token = GoogleToken(endpoint, clock=clock)
     await token.bearer()
     endpoint.fault = TokenFault.UNREACHABLE
@@ -364,6 +365,30 @@ async def test_waiter_that_is_cancelled_does_not_end_the_fetch_for_others(clock:
     assert endpoint.count == 1
 
 
+async def test_fetch_that_hangs_is_given_up_and_another_one_is_made(
+    clock: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushgate.provider.credentials.FETCH_DEADLINE_S", 0.01)
+    token = GoogleToken(endpoint, clock=clock)
+    endpoint.open.clear()
+    with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
+        await token.bearer()
+    endpoint.open.set()
+    monkeypatch.undo()
+    clock.now += 61
+    assert await token.bearer() == "Bearer token-2"
+
+
+async def test_fetch_that_fails_in_an_unforeseen_way_is_told_to_those_who_run_us(clock: Clock) -> None:
+    token = GoogleToken(lambda: Fetched(str(1 // 0), 0), clock=clock)
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["exception"]))
+    with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
+        await token.bearer()
+    gc.collect()
+    assert [type(each) for each in heard] == [ZeroDivisionError]
+
+
 async def test_close_ends_a_fetch_that_hangs(clock: Clock, endpoint: Endpoint) -> None:
     token = GoogleToken(endpoint, clock=clock)
     await token.close()
@@ -424,6 +449,11 @@ def test_service_account_is_exchanged_for_a_token_with_the_scope_of_fcm(web: Web
     assert 3500 < fetched.expires_at - claims["iat"] < 3700
 
 
+def test_token_of_8_kb_is_taken(web: Web) -> None:
+    web.body = b'{"access_token": "%s", "expires_in": 3599}' % (b"x" * 8192)
+    assert FETCH(way=Way())().token == "x" * 8192
+
+
 def test_token_endpoint_is_reached_by_the_configured_way(web: Web) -> None:
     web.body = b'{"access_token": "x", "expires_in": 3599}'
     FETCH(way=Way(Path("/ca.pem"), ProxyLogin("proxy.example.org", 3128, "us er:p@ss:w")))()
@@ -475,6 +505,22 @@ def test_environment_does_not_win_over_the_configured_way(
     assert proxies == [configured, configured, environments, configured]
 
 
+def test_netrc_does_not_add_a_login(
+    wire: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = write(tmp_path / "netrc", b"machine oauth2.example.org login someone password x\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    FETCH(way=Way())()
+    assert [sent["authorization"] for sent in wire] == [None]
+
+
+def test_no_request_is_made_after_the_deadline(wire: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushgate.provider.credentials.FETCH_DEADLINE_S", 0)
+    with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
+        FETCH(way=Way())()
+    assert wire == []
+
+
 @pytest.mark.parametrize(
     ("status", "body", "fault"),
     [
@@ -491,6 +537,12 @@ def test_environment_does_not_win_over_the_configured_way(
         (200, b'{"access_token":"x","expires_in":1e30}', TokenFault.REFUSED),
         (200, b'{"access_token":"x\\r\\ny: z","expires_in":3599}', TokenFault.REFUSED),
         (200, b'{"access_token":7,"expires_in":3599}', TokenFault.REFUSED),
+        (200, b'{"access_token":"","expires_in":3599}', TokenFault.REFUSED),
+        (200, b'{"access_token":"a b","expires_in":3599}', TokenFault.REFUSED),
+        (200, '{"access_token":"ä","expires_in":3599}'.encode(), TokenFault.REFUSED),
+        (200, b'{"access_token":"x\\u007f","expires_in":3599}', TokenFault.REFUSED),
+        (200, b'{"access_token":"%s","expires_in":3599}' % (b"x" * 8193), TokenFault.REFUSED),
+        (307, b"", TokenFault.REFUSED),
         (200, requests.exceptions.ConnectionError("refused"), TokenFault.UNREACHABLE),
         (200, requests.exceptions.ReadTimeout(), TokenFault.UNREACHABLE),
         (200, OSError("Could not find a suitable TLS CA certificate bundle"), TokenFault.UNREACHABLE),

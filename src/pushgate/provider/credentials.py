@@ -8,13 +8,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import io
 import math
 import re
+import socket
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC
 from enum import StrEnum
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import google.auth
@@ -46,15 +52,19 @@ FCM_SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 AHEAD_S = 300
 """A Google token is renewed so long before it ends, or half-way where it lives shorter than twice this."""
 FETCH_TIMEOUT_S = 5
-"""Of one request to the token endpoint; google-auth makes up to three."""
+"""Of one step on the way to the token endpoint, and of each wait for more of its answer."""
+FETCH_DEADLINE_S = 15
+"""Of a whole fetch, with all its requests; google-auth makes up to three, and more where there is no account file."""
+MAX_ANSWER_BYTES = 65_536
+"""Of all answers to one fetch, with their headers. Google's have some 2 KB."""
 WAIT_S = 10
 """A delivery waits at most so long for the first token."""
 MIN_RENEWAL_S = 60
 """A token younger than this is not fetched anew because a request was refused: the token is not the fault."""
 LONGEST_BACKOFF_S = 60
 
-_TOKEN = re.compile(r"[!-~]+")
-"""What may stand in a header: an access token with anything else is none."""
+_TOKEN = re.compile(r"[!-~]{1,8192}")
+"""What may stand in a header: an access token with anything else is none. Google's have 1 KB, and 2 KB at most."""
 
 
 class TokenFault(StrEnum):
@@ -131,6 +141,8 @@ class Fetched(Struct, frozen=True):
 class GoogleToken:
     """An access token of Google, fetched in a thread, one fetch at a time, ahead of its end.
 
+    A fetch that has no result after `FETCH_DEADLINE_S` has failed, and its thread holds nobody, not even our exit.
+
     Until a new one is there the old token is used as long as it is valid, whoever was refused with it: for another
     project it may be good. After that `bearer` raises `CredentialError`. A clock that was set back makes no token
     fresh and no wait longer.
@@ -177,7 +189,7 @@ class GoogleToken:
         return True
 
     async def close(self) -> None:
-        """Stop fetching. A request that its thread is in ends by its own timeout."""
+        """Stop fetching. A request that its thread is in ends by its own deadline, or with the process."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait((self._fetching,))
@@ -190,9 +202,12 @@ class GoogleToken:
 
     async def _refresh(self) -> None:
         try:
-            fetched = await asyncio.to_thread(self._fetch)
+            async with asyncio.timeout(FETCH_DEADLINE_S):
+                fetched = await _in_daemon_thread(self._fetch)
         except CredentialError as error:
             self._failed(TokenFault(str(error)))
+        except TimeoutError:
+            self._failed(TokenFault.UNREACHABLE)
         else:
             self._take(fetched)
         finally:
@@ -218,10 +233,26 @@ class GoogleToken:
         self._pause_s = min(2.0 ** min(self._failures, 10), LONGEST_BACKOFF_S)
 
 
+async def _in_daemon_thread(fetch: Callable[[], Fetched]) -> Fetched:
+    """Its result. `asyncio.to_thread` would not do: the loop and the interpreter wait for its threads at the end."""
+    future: Future[Fetched] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(fetch())
+        except BaseException as error:  # noqa: BLE001 # raised where the future is awaited
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()  # from here on nobody but the thread ends it
+    threading.Thread(target=run, name="google token", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
 class Way(Struct, frozen=True):
     """How the token endpoint is reached: whom to trust (None: the system's CAs), and through which proxy.
 
-    What is None here may be said by the environment instead (REQUESTS_CA_BUNDLE, HTTPS_PROXY).
+    What is None here may be said by the environment instead (REQUESTS_CA_BUNDLE, HTTPS_PROXY). No login is taken
+    from a .netrc file.
     """
 
     ca_file: Path | None = None
@@ -231,7 +262,8 @@ class Way(Struct, frozen=True):
 def google_fetch(account: ServiceAccount | None, *, way: Way) -> Callable[[], Fetched]:
     """A function that fetches a token for FCM: of a service account, or of the application default credentials.
 
-    It blocks, and raises CredentialError with a `TokenFault` as its message.
+    It blocks for `FETCH_DEADLINE_S` at most, unless the system's resolver takes longer, follows no redirect, and raises
+    CredentialError with a `TokenFault` as its message.
     """
     if account is None:
         return functools.partial(_fetch, _default_credentials, way=way)
@@ -255,10 +287,12 @@ def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way)
     verify: bool | str = str(way.ca_file) if way.ca_file else True
     proxies = {"https": _proxy_url(way.proxy)} if way.proxy else {}
     try:
-        with requests.Session() as session:
+        with _bounded_session() as session:
             plain = transport.requests.Request(session)
             # said with each request: the environment would override what the session says
-            ask = functools.partial(plain, timeout=FETCH_TIMEOUT_S, verify=verify, proxies=proxies)
+            ask = functools.partial(
+                plain, timeout=FETCH_TIMEOUT_S, verify=verify, proxies=proxies, allow_redirects=False
+            )
             request = cast(transport.Request, ask)
             found = credentials(request)
             found.refresh(request)  # type: ignore[no-untyped-call] # google-auth has no types there
@@ -272,3 +306,89 @@ def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way)
     if not isinstance(found.token, str) or not _TOKEN.fullmatch(found.token) or found.expiry is None:
         raise CredentialError(TokenFault.REFUSED)
     return Fetched(found.token, found.expiry.replace(tzinfo=UTC).timestamp())
+
+
+def _bounded_session() -> requests.Session:
+    """A session for one fetch, which ends by the deadline and reads no more than an honest endpoint has to say."""
+    session = requests.Session()
+    adapter = _BoundedAdapter()
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)  # of a metadata server
+    session.auth = lambda request: request  # none, or requests would look into .netrc
+    session.headers["Accept-Encoding"] = "identity"
+    return session
+
+
+class _ExcessError(Exception):
+    """The endpoint says more than it may. Not an OSError: it was reached."""
+
+
+class _BoundedAdapter(requests.adapters.HTTPAdapter):
+    """Meters all that comes from the network. A timeout alone begins anew with each byte, and counts none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deadline = time.monotonic() + FETCH_DEADLINE_S
+        self._room_bytes = MAX_ANSWER_BYTES
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
+        """The answer to one request. Raises what `requests` raises, and _ExcessError."""
+        self._left_s()
+        response = super().send(request, *args, **more)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            response.close()
+            raise _ExcessError("an answer that unpacks to any length")
+        return response
+
+    def get_connection_with_tls_context(self, *args: Any, **more: Any) -> Any:
+        """A pool of `requests`, whose connections read through the meter: the answer of a proxy too."""
+        pool: Any = super().get_connection_with_tls_context(*args, **more)
+        make = type(pool).ConnectionCls
+
+        def connection(**how: Any) -> Any:
+            made = make(**how)
+            made.response_class = functools.partial(_MeteredResponse, adapter=self)
+            return made
+
+        pool.ConnectionCls = connection
+        return pool
+
+    def read(self, plain: socket.socket, file: io.RawIOBase, into: memoryview) -> int | None:
+        """Read once, as much as there is room and time for. Raises requests.Timeout and _ExcessError."""
+        if self._room_bytes <= 0:
+            raise _ExcessError("more bytes than a token needs")
+        plain.settimeout(min(self._left_s(), FETCH_TIMEOUT_S))
+        count: int | None = file.readinto(into[: self._room_bytes])
+        self._room_bytes -= count or 0
+        return count
+
+    def _left_s(self) -> float:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise requests.exceptions.Timeout
+        return left_s
+
+
+class _MeteredResponse(HTTPResponse):
+    """What http.client makes of an answer, with the meter between it and the socket."""
+
+    def __init__(self, sock: socket.socket, *args: Any, adapter: _BoundedAdapter, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self.fp = io.BufferedReader(_MeteredFile(sock, self.fp.detach(), adapter))
+
+
+class _MeteredFile(io.RawIOBase):
+    def __init__(self, plain: socket.socket, file: io.RawIOBase, adapter: _BoundedAdapter) -> None:
+        self._plain = plain
+        self._file = file
+        self._adapter = adapter
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int | None:
+        return self._adapter.read(self._plain, self._file, memoryview(into))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
