@@ -8,25 +8,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
-import io
 import math
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC
 from enum import StrEnum
-from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import quote
 
 import google.auth
 import google.auth.transport.requests
 import msgspec
-import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -36,6 +31,7 @@ from google.oauth2 import service_account
 from msgspec import Struct
 
 from pushgate.errors import CredentialError
+from pushgate.provider.bounded_session import bounded_session
 from pushgate.provider.key_files import ProxyLogin, ServiceAccount
 
 Clock = Callable[[], float]
@@ -287,7 +283,7 @@ def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way)
     verify: bool | str = str(way.ca_file) if way.ca_file else True
     proxies = {"https": _proxy_url(way.proxy)} if way.proxy else {}
     try:
-        with _bounded_session() as session:
+        with bounded_session(deadline_s=FETCH_DEADLINE_S, max_bytes=MAX_ANSWER_BYTES) as session:
             plain = transport.requests.Request(session)
             # said with each request: the environment would override what the session says
             ask = functools.partial(
@@ -306,89 +302,3 @@ def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way)
     if not isinstance(found.token, str) or not _TOKEN.fullmatch(found.token) or found.expiry is None:
         raise CredentialError(TokenFault.REFUSED)
     return Fetched(found.token, found.expiry.replace(tzinfo=UTC).timestamp())
-
-
-def _bounded_session() -> requests.Session:
-    """A session for one fetch, which ends by the deadline and reads no more than an honest endpoint has to say."""
-    session = requests.Session()
-    adapter = _BoundedAdapter()
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)  # of a metadata server
-    session.auth = lambda request: request  # none, or requests would look into .netrc
-    session.headers["Accept-Encoding"] = "identity"
-    return session
-
-
-class _ExcessError(Exception):
-    """The endpoint says more than it may. Not an OSError: it was reached."""
-
-
-class _BoundedAdapter(requests.adapters.HTTPAdapter):
-    """Meters all that comes from the network. A timeout alone begins anew with each byte, and counts none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._deadline = time.monotonic() + FETCH_DEADLINE_S
-        self._room_bytes = MAX_ANSWER_BYTES
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
-        """The answer to one request. Raises what `requests` raises, and _ExcessError."""
-        self._left_s()
-        response = super().send(request, *args, **more)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            response.close()
-            raise _ExcessError("an answer that unpacks to any length")
-        return response
-
-    def get_connection_with_tls_context(self, *args: Any, **more: Any) -> Any:
-        """A pool of `requests`, whose connections read through the meter: the answer of a proxy too."""
-        pool: Any = super().get_connection_with_tls_context(*args, **more)
-        make = type(pool).ConnectionCls
-
-        def connection(**how: Any) -> Any:
-            made = make(**how)
-            made.response_class = functools.partial(_MeteredResponse, adapter=self)
-            return made
-
-        pool.ConnectionCls = connection
-        return pool
-
-    def read(self, plain: socket.socket, file: io.RawIOBase, into: memoryview) -> int | None:
-        """Read once, as much as there is room and time for. Raises requests.Timeout and _ExcessError."""
-        if self._room_bytes <= 0:
-            raise _ExcessError("more bytes than a token needs")
-        plain.settimeout(min(self._left_s(), FETCH_TIMEOUT_S))
-        count: int | None = file.readinto(into[: self._room_bytes])
-        self._room_bytes -= count or 0
-        return count
-
-    def _left_s(self) -> float:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise requests.exceptions.Timeout
-        return left_s
-
-
-class _MeteredResponse(HTTPResponse):
-    """What http.client makes of an answer, with the meter between it and the socket."""
-
-    def __init__(self, sock: socket.socket, *args: Any, adapter: _BoundedAdapter, **more: Any) -> None:
-        super().__init__(sock, *args, **more)
-        self.fp = io.BufferedReader(_MeteredFile(sock, self.fp.detach(), adapter))
-
-
-class _MeteredFile(io.RawIOBase):
-    def __init__(self, plain: socket.socket, file: io.RawIOBase, adapter: _BoundedAdapter) -> None:
-        self._plain = plain
-        self._file = file
-        self._adapter = adapter
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, into: Any) -> int | None:
-        return self._adapter.read(self._plain, self._file, memoryview(into))
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
