@@ -11,9 +11,6 @@ from pushgate.provider import apns_settings, fcm_settings
 if TYPE_CHECKING:
     from pushgate.config.settings import Api, AppSettings, Client, Settings
 
-_APNS = {"production": "https://api.push.apple.com", "sandbox": "https://api.sandbox.push.apple.com"}
-_FCM = "https://fcm.googleapis.com"
-
 
 def describe(settings: Settings) -> str:
     """One line for each thing that will run, its kind in front."""
@@ -65,11 +62,12 @@ def _app(app: AppSettings) -> str:
     match app:
         case apns_settings.Settings():
             proof = "certificate" if app.certificate_file else f"key {app.key_id} of team {app.team_id}"
-            endpoint = app.endpoint or _APNS[app.environment]
+            endpoint = app.endpoint or f"https://{apns_settings.HOSTS[app.environment]}"
             return f"APNs {app.environment} at {endpoint}, topic {app.bundle_id}, {proof}{_by_way_of(app.proxy)}"
         case fcm_settings.Settings():
             proof = "service account" if app.credentials_file else "application default credentials"
-            return f"FCM at {app.endpoint or _FCM}, project {app.project_id}, {proof}{_by_way_of(app.proxy)}"
+            endpoint = app.endpoint or f"https://{fcm_settings.HOST}"
+            return f"FCM at {endpoint}, project {app.project_id}, {proof}{_by_way_of(app.proxy)}"
         case _:
             assert_never(app)
 

@@ -19,7 +19,7 @@ from pushgate.provider.answer import CONNECTION_REASONS
 from pushgate.provider.apns_answer import ACCEPTED, EXPIRED_TOKEN, NEW_CONNECTION_REASONS, classify
 from pushgate.provider.apns_answer import REASONS as ANSWER_REASONS
 from pushgate.provider.apns_payload import MAX_PAYLOAD_BYTES, Look, fits, is_background, look, payload
-from pushgate.provider.apns_settings import Settings
+from pushgate.provider.apns_settings import HOSTS, Settings
 from pushgate.provider.credentials import ApnsToken, Clock
 from pushgate.provider.key_files import (
     ClientCertificate,
@@ -32,7 +32,6 @@ from pushgate.provider.sharing import Release, Sharing
 
 __all__ = ["REASONS", "ApnsProvider", "Form", "Settings", "build_request", "classify", "form"]
 
-HOSTS = {"production": "api.push.apple.com", "sandbox": "api.sandbox.push.apple.com"}
 MAX_PUSHKEY_CHARS = 4096
 
 NOT_A_TOKEN = "the pushkey is not a device token"  # noqa: S105 - not a password

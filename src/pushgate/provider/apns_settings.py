@@ -41,6 +41,10 @@ _BUNDLE_ID = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _TEN = re.compile(r"[A-Z0-9]{10}")
 
 
+HOSTS = {"production": "api.push.apple.com", "sandbox": "api.sandbox.push.apple.com"}
+"""Apple: "Sending notification requests to APNs"."""
+
+
 class Alert(BaseModel, frozen=True):
     """The neutral text of a notification that only the app can read.
 

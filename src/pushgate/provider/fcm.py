@@ -20,7 +20,7 @@ from pushgate.provider.credentials import Clock, GoogleToken, TokenFault, Way, g
 from pushgate.provider.fcm_answer import ACCEPTED, THIRD_PARTY, TOKEN_REASONS, classify
 from pushgate.provider.fcm_answer import REASONS as ANSWER_REASONS
 from pushgate.provider.fcm_payload import Look, fits, look, payload
-from pushgate.provider.fcm_settings import Settings
+from pushgate.provider.fcm_settings import HOST, Settings
 from pushgate.provider.key_files import read_proxy, read_service_account
 from pushgate.provider.peer import Line, target, tls_context
 from pushgate.provider.sharing import Release, Sharing
@@ -29,7 +29,6 @@ log = structlog.get_logger(__name__)
 
 __all__ = ["REASONS", "FcmProvider", "Settings", "build_request", "classify", "head"]
 
-HOST = "fcm.googleapis.com"
 MAX_PUSHKEY_CHARS = 4096
 
 NOT_A_TOKEN = "the pushkey is not a registration token"  # noqa: S105 - not a password

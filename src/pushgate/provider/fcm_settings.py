@@ -40,6 +40,9 @@ RESERVED_PREFIXES = ("google", "gcm.")
 _PROJECT_ID = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 
 
+HOST = "fcm.googleapis.com"
+
+
 class Settings(BaseModel, frozen=True):
     """One app: its Firebase project, how we prove that we may push to it, and how its data looks.
 
