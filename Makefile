@@ -45,6 +45,10 @@ conformance: $(STAMP) ## The API against its contract, every spool, each provide
 coverage: $(STAMP) ## All tests with branch coverage
 	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
+bench: $(STAMP) ## What the spool and an HTTP/2 request cost on this machine, in under a minute (needs nghttpd)
+	$(PY) bench/spool.py --rows 5000
+	$(PY) bench/http2_clients.py --rounds 1 --seconds 2
+
 lock: ## Pin the dependencies anew
 	$(PY) -m pip install --quiet pip-tools
 	$(PY) -m piptools compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras \

@@ -180,11 +180,14 @@ class Gateway:
         )
 
     def _documents(self) -> Mapping[str, Document]:
-        api = self._settings.api
+        settings, api = self._settings, self._settings.api
         document = openapi.document(
             base_path=api.base_path,
             max_request_kb=api.max_request_kb,
             max_notification_kb=api.max_notification_kb,
+            max_age_s=settings.spool.max_age_s,
+            dedup_window_s=settings.dedup.window_s,
+            remember_s=settings.rejections.remember_s,
         )
         return {
             "openapi.json": Document("application/json", openapi.encode(document)),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -16,6 +18,7 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from pushgate import openapi, server, wire
+from pushgate.config import Settings
 from pushgate.errors import RequestError
 from pushgate.openapi.style import STYLE
 
@@ -63,6 +66,36 @@ def test_it_is_valid_openapi_and_tools_can_load_it() -> None:
     assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(DOCUMENT)] == []
     loaded = schemathesis.openapi.from_dict(json.loads(openapi.encode(DOCUMENT)))
     assert [each.ok().path for each in loaded.get_all_operations() if isinstance(each, Ok)] == list(DOCUMENT["paths"])
+
+
+def said(**times: float) -> str:
+    return json.dumps(openapi.document(base_path="", max_request_kb=1024, max_notification_kb=64, **times))
+
+
+def test_its_times_are_those_of_the_configuration_and_by_default_the_defaults() -> None:
+    defaults = Settings()
+    text = said(
+        max_age_s=defaults.spool.max_age_s,
+        dedup_window_s=defaults.dedup.window_s,
+        remember_s=defaults.rejections.remember_s,
+    )
+    assert text == said()
+    assert all(words in text for words in ("for 24 hours at most", "next 30 days", "within 10 minutes"))
+    text = said(max_age_s=7200, dedup_window_s=90, remember_s=1)
+    assert all(words in text for words in ("for 2 hours at most", "next 1 second,", "within 90 seconds"))
+
+
+def test_where_repeats_are_not_looked_for_no_word_says_that_they_are() -> None:
+    words = ("A repeat", "for a repeat", "keeps it from being sent twice")
+    assert [word in said(dedup_window_s=0) for word in words] == [False, False, False]
+    assert [word in said() for word in words] == [True, True, True]
+    assert "Repeats are not looked for" in said(dedup_window_s=0)
+
+
+def test_429_is_told_as_reserved_for_nothing_sends_it() -> None:
+    assert answers("/notify")["429"]["description"].startswith("Reserved by the contract")
+    for module in Path(server.__file__).parent.glob("*.py"):
+        assert not re.search(r"\b(RequestError\(|status = )429", module.read_text()), module
 
 
 def test_every_schema_is_valid_and_every_part_is_used() -> None:

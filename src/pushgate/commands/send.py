@@ -114,7 +114,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """The provider has called the pushkey dead: the registration is to be deleted."""
     FAILED = "failed"
-    """The gateway cannot send this one. It says nothing against the pushkey."""
+    """The gateway cannot send this one, and says why. No provider has called the pushkey dead."""
     REFUSED = "refused"
     """A 3xx or 4xx."""
     UNTRUSTED = "untrusted"
@@ -271,13 +271,24 @@ def _judge(result: ItemResult, *, pushkey: str) -> Report:
         return Report(
             outcome=Outcome.FAILED,
             said=f"{words or 'the gateway does not say why'}. Nothing was kept of it",
-            next_step="mend this at the gateway (pushgate check-config lists its apps). The pushkey is not to blame",
+            next_step=_after_failure(words),
         )
     return Report(
         outcome=Outcome.TAKEN,
         said="the gateway has it on disk. The provider has not been asked yet" + (f" ({words})" if words else ""),
         next_step="look at the phone. Send again to learn whether the provider has called the pushkey dead",
     )
+
+
+def _after_failure(words: str) -> str:
+    """What to mend, by what the gateway says of the item: the pushkey, the message, or itself."""
+    if re.search(r"\bpushkey is not an? ", words):
+        return "correct the pushkey, or token_encoding of the app at the gateway. The registration may be fine: keep it"
+    if "too large" in words:
+        return "give a shorter --text or --title: a provider takes no more. The pushkey is not to blame"
+    if "not allowed for this caller" in words:
+        return "add the app to this caller's apps in [[clients]] of the gateway's configuration, or correct --app-id"
+    return "mend this at the gateway (pushgate check-config lists its apps). The pushkey is not to blame"
 
 
 def _explain(error: GatewayError, *, gateway: Gateway, sealed: bool, pushkey: str) -> Report:

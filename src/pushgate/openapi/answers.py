@@ -44,8 +44,9 @@ def shared(status: str) -> Json:
     return {"$ref": f"#/components/responses/{_NAMES[status]}"}
 
 
-def shared_responses() -> Json:
+def shared_responses(*, knows_repeats: bool) -> Json:
     """The answers that many endpoints have, by name."""
+    twice = "the same `event_id` keeps it from being sent twice" if knows_repeats else "it would be sent twice"
     wait = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
     said = {
         "401": (
@@ -61,13 +62,14 @@ def shared_responses() -> Json:
             None,
         ),
         "429": (
-            "You are over the limit that was set for you. Nothing was taken.",
-            "Wait as long as `Retry-After` says, then send it again.",
+            "Reserved by the contract for a caller over its limit. This gateway has no such limit yet and sends it to "
+            "nobody. Nothing would have been taken.",
+            "Be ready for it: wait as long as `Retry-After` says, then send it again.",
             None,
         ),
         "500": (
             "A fault of the gateway. Perhaps nothing was taken.",
-            "Send it again a little later. Had it been taken, the same `event_id` keeps it from being sent twice.",
+            f"Send it again a little later. Had it been taken, {twice}.",
             {"error": server.UNEXPECTED},
         ),
         "503": (

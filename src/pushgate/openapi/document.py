@@ -18,15 +18,21 @@ from pushgate.openapi.schemas import ref, schemas
 
 Json = dict[str, Any]
 
-_ABOUT = """\
+DAY_S = 86_400
+
+
+def _about(*, max_age_s: float, dedup_window_s: float, remember_s: float) -> str:
+    """What the API is for, with the times of this gateway."""
+    return f"""\
 Takes notifications from backend services and hands them to Apple (APNs) and Google (FCM).
 
-**200 means: it is on disk.** From then on the gateway answers for it, for 24 hours at most. Whether and when a phone \
-gets it, nobody can tell. A provider in trouble is never your trouble: it is tried again later, and you see 200.
+**200 means: it is on disk.** From then on the gateway answers for it, for {duration(max_age_s)} at most. \
+Whether and when a phone gets it, nobody can tell. A provider \
+in trouble is never your trouble: it is tried again later, and you see 200.
 
 **`rejected` means: delete this registration.** It names a pushkey only when Apple or Google have called it dead. They \
 say so after you got your 200, so you learn of it at your next request that names the pushkey, and at every one in the \
-next weeks, unless the device registers again (`pushkey_ts` later than the death).
+next {duration(remember_s)}, unless the device registers again (`pushkey_ts` later than the death).
 
 What is tolerated:
 
@@ -36,24 +42,54 @@ What is tolerated:
 
 What is not: numbers beyond 64 bits, text that is no UTF-8, and nesting deeper than 64 levels are answered 400.
 
-A repeat (the same `event_id` or the same `ciphertext` for the same device within some minutes) is answered like the \
-first one and not sent again.
+{_repeats(dedup_window_s)}
 
 HTTP/1.1, with or without keep-alive. Every answer is JSON, errors too. None waits for Apple or Google."""
+
+
+def _repeats(window_s: float) -> str:
+    if not window_s:
+        return "Repeats are not looked for: what is sent again reaches the phone again."
+    return (
+        "A repeat (the same `event_id` or the same `ciphertext` for the same device within "
+        f"{duration(window_s)}) is answered like the first one and not sent again."
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that tells it exactly; a day in hours."""
+    for unit, length in (("days", DAY_S), ("hours", 3600), ("minutes", 60)):
+        if seconds % length == 0 and seconds > length:
+            return f"{seconds // length:g} {unit}"
+    return f"{seconds:g} second{'' if seconds == 1 else 's'}"
+
 
 _SECURITY = """\
 TLS with a certificate of yours (mutual TLS). The operator of the gateway decides which certificates are known and \
 which apps each may send to. A gateway for trials may let in everybody."""
 
 
-def document(*, base_path: str, max_request_kb: int, max_notification_kb: int) -> Json:
-    """The document for a gateway with these settings, ready to be encoded as JSON."""
+def document(
+    *,
+    base_path: str,
+    max_request_kb: int,
+    max_notification_kb: int,
+    max_age_s: float = DAY_S,
+    dedup_window_s: float = 600,
+    remember_s: float = 30 * DAY_S,
+) -> Json:
+    """The document for a gateway with these settings, ready to be encoded as JSON.
+
+    `max_age_s`: how long a delivery is tried; `dedup_window_s`: how long a repeat is known as one (0: never);
+    `remember_s`: how long a dead pushkey is reported.
+    """
+    knows_repeats = dedup_window_s > 0
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "pushgate",
             "summary": "Push Gateway API 1.0.0",
-            "description": _ABOUT,
+            "description": _about(max_age_s=max_age_s, dedup_window_s=dedup_window_s, remember_s=remember_s),
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -72,8 +108,12 @@ def document(*, base_path: str, max_request_kb: int, max_notification_kb: int) -
         },
         "components": {
             "securitySchemes": {"mutualTLS": {"type": "mutualTLS", "description": _SECURITY}},
-            "schemas": dict(schemas(max_request_kb=max_request_kb, max_notification_kb=max_notification_kb)),
-            "responses": shared_responses(),
+            "schemas": dict(
+                schemas(
+                    max_request_kb=max_request_kb, max_notification_kb=max_notification_kb, knows_repeats=knows_repeats
+                )
+            ),
+            "responses": shared_responses(knows_repeats=knows_repeats),
             "headers": {
                 "Retry-After": {
                     "description": "Wait so many seconds before the next request.",

@@ -22,10 +22,10 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def schemas(*, max_request_kb: int, max_notification_kb: int) -> Mapping[str, Schema]:
+def schemas(*, max_request_kb: int, max_notification_kb: int, knows_repeats: bool) -> Mapping[str, Schema]:
     """All of them, by name."""
     return {
-        **_requests(max_notification_kb),
+        **_requests(max_notification_kb, knows_repeats),
         **_parts(),
         **_answers(),
         **_errors(max_request_kb, max_notification_kb),
@@ -54,7 +54,7 @@ def _optional(kind: str, description: str, **more: Any) -> Schema:
 # --- requests ---------------------------------------------------------------------------------------------------
 
 
-def _requests(max_notification_kb: int) -> Mapping[str, Schema]:
+def _requests(max_notification_kb: int, knows_repeats: bool) -> Mapping[str, Schema]:
     return {
         "NotifyRequest": _object(
             "One notification that the gateway can read.",
@@ -65,9 +65,9 @@ def _requests(max_notification_kb: int) -> Mapping[str, Schema]:
         "SealedBatchRequest": _batch("SealedNotification", max_notification_kb),
         "PlainNotification": _object(
             "A notification that the gateway can read, for any number of devices. Without `event_id` it only brings "
-            "the badge of the app up to date, and is never taken for a repeat.",
+            "the badge of the app up to date" + (", and is never taken for a repeat." if knows_repeats else "."),
             ("devices",),
-            _plain_fields(),
+            _plain_fields(knows_repeats),
         ),
         "SealedNotification": _object(
             "A notification that was sealed for one device. Only the app there can open it; the gateway hands it on.",
@@ -96,14 +96,15 @@ def _batch(notification: str, max_notification_kb: int) -> Schema:
     return _object("Up to 100 notifications at once.", ("notifications",), {"notifications": items})
 
 
-def _plain_fields() -> Mapping[str, Schema]:
+def _plain_fields(knows_repeats: bool) -> Mapping[str, Schema]:
+    once = " A repeat with the same one is not sent again." if knows_repeats else ""
     return {
         "devices": {
             "type": "array",
             "description": "Whom to wake. The same device twice is woken once. None at all: nothing to do.",
             "items": ref("Device"),
         },
-        "event_id": _optional("string", "Your id of what happened. A repeat with the same one is not sent again."),
+        "event_id": _optional("string", f"Your id of what happened.{once}"),
         "room_id": _optional("string", "Where it happened."),
         "type": _optional("string", "What kind of event it is.", examples=["m.room.message"]),
         "sender": _optional("string", "Who caused it, as an id."),

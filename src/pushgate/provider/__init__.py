@@ -1,4 +1,4 @@
-"""The providers: who is asked to wake a phone. One file each, the same functions in each.
+"""The providers: who is asked to wake a phone. A few files each; the same functions in `apns.py` and `fcm.py`.
 
 Settings                            what the configuration says about one app of this provider
 build_request(delivery, ...)        pure: the delivery as the provider wants it

@@ -1,0 +1,124 @@
+"""metrics: every series from the start, none that nobody asked for, and the page that explains them.
+
+The page is docs/reference/metrics-and-logs.md. What it lists is compared with the code in both directions, so that it
+cannot lag behind.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+import pushgate
+from pushgate import metrics
+from pushgate.metrics import Metrics
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics-and-logs.md").read_text()
+LANES = ("org.example.a", "org.example.b")
+LEVELS = {"warning", "error", "critical", "exception"}
+SPELLED_OUT = {
+    "api": metrics.APIS,
+    "status": (*metrics.STATUSES, *map(str, metrics.ANSWERS)),
+    "fault": metrics.FAULTS,
+    "outcome": metrics.OUTCOMES,
+    "ending": metrics.ENDINGS,
+    "alarm": metrics.ALARMS,
+}
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    assert found is not None, title
+    return found[1]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The rows of the first table of a section, without its head."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def exposed() -> dict[str, set[str]]:
+    """Every metric by the name to query (a histogram by its base) with its labels."""
+    found = {}
+    for family in text_string_to_metric_families(Metrics(LANES).text().decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+    return found
+
+
+def test_no_series_tells_when_another_began() -> None:
+    assert "_created" not in Metrics(LANES).text().decode()
+
+
+def test_every_lane_has_its_series_at_zero_from_the_start() -> None:
+    text = Metrics(LANES).text().decode()
+    for lane in LANES:
+        for line in ('attempts_total{lane="%s",outcome="accepted"} 0.0', 'waiting{lane="%s"} 0.0'):
+            assert f"pushgate_{line % lane}" in text
+
+
+def test_the_page_has_every_metric_with_its_labels_and_no_other() -> None:
+    assert {quoted(row[0])[0]: set(quoted(row[1])) for row in rows("Metrics")} == exposed()
+
+
+def test_the_page_has_every_value_of_every_label() -> None:
+    said = quoted(section("Values of the labels"))
+    for label, values in SPELLED_OUT.items():
+        assert {label, *values} <= set(said), f"{label}: {', '.join(values)}"
+
+
+def test_the_page_has_every_alarm_and_no_other() -> None:
+    assert [quoted(row[0])[0] for row in rows("Alarms")] == sorted(metrics.ALARMS)
+    assert all(len(row) == 3 and all(row) for row in rows("Alarms"))
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Event and level of every line that the gateway can log at warning or above. The emulators are no part of it."""
+    for path in Path(pushgate.__file__).parent.rglob("*.py"):
+        if "emulator" not in path.parts:
+            for function in ast.walk(ast.parse(path.read_text())):
+                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from logged_by(function)
+
+
+def logged_by(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, str]]:
+    levels_of: dict[str, set[str]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and (found := levels_in(node.value)):
+            levels_of[node.targets[0].id] = found  # say = log.error if … else log.warning
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else ""
+            levels = levels_of.get(name) or (levels_in(node.func) if isinstance(node.func, ast.Attribute) else set())
+            for level in levels:
+                event = node.args[0]
+                assert isinstance(event, ast.Constant), f"an event is a constant text: {ast.unparse(node)}"
+                yield str(event.value), "error" if level == "exception" else level
+
+
+def levels_in(expression: ast.AST) -> set[str]:
+    """The levels of the methods of a logger that are named there, not called."""
+    called = {id(node.func) for node in ast.walk(expression) if isinstance(node, ast.Call)}
+    return {
+        node.attr
+        for node in ast.walk(expression)
+        if isinstance(node, ast.Attribute)
+        and node.attr in LEVELS
+        and id(node) not in called
+        and re.fullmatch(r"_?log|.*get_logger\(.*\)", ast.unparse(node.value))
+    }
+
+
+def test_the_page_has_every_event_at_warning_or_above_with_its_level_and_no_other() -> None:
+    written = {(quoted(row[0])[0], level) for row in rows("Events") for level in re.split(r", ", row[1])}
+    assert written == set(logged())
+    assert all(len(row) == 4 and all(row) for row in rows("Events"))
