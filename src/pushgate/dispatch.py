@@ -168,7 +168,7 @@ class Lane:
     async def _lease_some(self) -> None:
         await self._until_open()
         leases = await self._source.lease(self.name, min(self._pace.dares - len(self._attempts), LEASE_AT_ONCE))
-        for lease in leases:
+        for lease in sorted(leases, key=lambda each: each.delivery.expires_at):
             # The lane may have been paused meanwhile; whoever's time is up then waits no longer.
             await self._until_open(lease.delivery.expires_at)
             if self._stopping.is_set():
@@ -250,9 +250,12 @@ class Lane:
                 return await self._settle(lease, outcome)
             except SpoolError as fault:
                 log.error("spool cannot settle a delivery", lane=self.name, id=lease.delivery.id, fault=str(fault))
-                await asyncio.sleep(TROUBLE_S)
-                if isinstance(outcome, Rejected) and self._breaker.is_open:
-                    outcome = Deferred(Cause.MASS_REJECTION, outcome.reason)  # meanwhile nobody believes it
+            except Exception as fault:  # noqa: BLE001 - a row must not stay leased for ever
+                kind = type(fault).__name__
+                log.error("settling failed unexpectedly", lane=self.name, id=lease.delivery.id, fault=kind)
+            await asyncio.sleep(TROUBLE_S)
+            if isinstance(outcome, Rejected) and self._breaker.is_open:
+                outcome = Deferred(Cause.MASS_REJECTION, outcome.reason)  # meanwhile nobody believes it
 
     async def _take_back(self) -> None:
         """The rejections that led to the breaker's opening are not believed any more either."""

@@ -38,6 +38,7 @@ from pushgate.spool.sqlite import SqliteSpool
 log = structlog.get_logger(__name__)
 
 BACKLOG_EVERY_S = 5.0
+PROBE_WITHIN_S = 10.0
 
 
 class Ports(Struct, frozen=True):
@@ -222,11 +223,13 @@ class Gateway:
         """Keep readiness and the metrics of what waits and flies up to date."""
         while True:
             try:
-                await spool.probe()
-                backlog = await spool.backlog()
-            except SpoolError as fault:
-                log.error("spool takes nothing", fault=str(fault))
-                self._spool_fault = f"the spool takes nothing: {fault}"
+                async with asyncio.timeout(PROBE_WITHIN_S):
+                    await spool.probe()
+                    backlog = await spool.backlog()
+            except (SpoolError, TimeoutError) as fault:
+                told = str(fault) or "no answer in time"
+                log.error("spool takes nothing", fault=told)
+                self._spool_fault = f"the spool takes nothing: {told}"
             else:
                 self._spool_fault = None
                 now = self._clock()

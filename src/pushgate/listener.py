@@ -32,6 +32,7 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_SENT_AHEAD = 16
 """Requests that may wait for the answer of the one before them (pipelining)."""
 HANDSHAKE_WITHIN_S = 10.0
+MOST_CONNECTIONS = 10_000
 FILES_FOR_OTHERS = 128
 """Open files that connections leave to the spool and the providers."""
 CIPHERS_OF_TLS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -49,6 +50,8 @@ class _Protocol(HttpToolsProtocol):
     _has_begun = False
     """Whether the parser has seen the beginning of a message: also of a head that came behind another request."""
     _sent_ahead_bytes = 0
+    _bodiless_bytes = 0
+    """What came inside a message and was no body: trailers, sizes of chunks."""
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -73,12 +76,18 @@ class _Protocol(HttpToolsProtocol):
                 return
             if end < 0 and (not data or data[:1].isalpha()):
                 self._head = data
-                self._expect_head()
+                if data:
+                    self._expect_head()
                 return
             self._head = b""
-            if end >= 0 and b"pgrade" in data[:end]:
+            if end >= 0 and b"upgrade" in data[:end].lower():
                 data = _UPGRADE.sub(b"", data[:end]) + data[end:]
+        self._bodiless_bytes += len(data)
         super().data_received(data)
+        if self._in_head:
+            self._bodiless_bytes = 0
+        elif self._bodiless_bytes > 2 * MAX_HEAD_BYTES:
+            self.transport.abort()
         if not (self._in_head and self._has_begun):
             self._sent_ahead_bytes = 0
             return
@@ -101,8 +110,12 @@ class _Protocol(HttpToolsProtocol):
         self._in_head = False
         self._head_is_here()
         super().on_headers_complete()
-        if len(self.pipeline) > MAX_SENT_AHEAD:
-            self.transport.abort()
+        if len(self.pipeline) > MAX_SENT_AHEAD or self.parser.should_upgrade():
+            self.transport.abort()  # an Upgrade that came behind another request: the caller has to ask again
+
+    def on_body(self, body: bytes) -> None:
+        self._bodiless_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head, self._has_begun = True, False
@@ -110,6 +123,9 @@ class _Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._head_is_here()
+        if self.pipeline:
+            self.transport.abort()  # an answer now would be taken for that of a request before it
+            return
         before = cast(RequestResponseCycle | None, self.cycle)
         if before is not None and not before.response_complete and not before.more_body:
             before.keep_alive = False  # the request before it is valid: it gets its answer, then we close
@@ -125,7 +141,16 @@ class _Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_WITHIN_S, self.transport.abort)
+            self._head_timer = self.loop.call_later(HEAD_WITHIN_S, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        """Close, unless an answer is still owed on this connection: then we may have stopped reading ourselves."""
+        self._head_timer = None
+        cycle = cast(RequestResponseCycle | None, self.cycle)
+        if self.pipeline or (cycle is not None and not cycle.response_complete):
+            self._expect_head()
+        else:
+            self.transport.abort()
 
     def _head_is_here(self) -> None:
         if self._head_timer is not None:
@@ -160,8 +185,8 @@ class _Server(uvicorn.Server):
 
 
 def max_connections() -> int:
-    """How many connections there may be: as many as the process may open files, but for some."""
-    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_FOR_OTHERS, 16)
+    """How many connections there may be, handshakes not counted: as many as may open files, but for some."""
+    return min(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_FOR_OTHERS, 16), MOST_CONNECTIONS)
 
 
 class Listener:

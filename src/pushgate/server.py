@@ -97,7 +97,7 @@ class Application:
             log.error("request failed unexpectedly", fault=type(fault).__name__, at=_innermost(fault))
             status, body, headers = 500, wire.encode_error(UNEXPECTED), []
         self._metrics.answers[(str(status),)].inc()
-        if (b"connection", b"close") not in headers:
+        if _CLOSE not in headers:
             await _send(send, status, body, headers)
             return
         await _send(send, status, body, headers, whole=False)
@@ -105,12 +105,25 @@ class Application:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-        caller = self._identify(scope)
+        try:
+            caller = self._identify(scope)
+            found = self._find(scope, caller)
+            body = await self._body(scope, receive, found) if isinstance(found, _Route) else b""
+        except RequestError as refused:
+            refused.ends_connection |= _has_body(scope)  # nobody reads it
+            raise
+        if isinstance(found, _Route):
+            return 200, await found.answer(body, caller), []
+        headers = [(b"content-type", found.media_type.encode())]
+        return 200, found.body, [*headers, _CLOSE] if _has_body(scope) else headers
+
+    def _find(self, scope: Scope, caller: Caller) -> _Route | Document:
+        """What is asked for, if this caller may have it now. Raises `RequestError`."""
         path, method = scope["path"], scope["method"]
         if (document := self._documents.get(path)) is not None:
             if method not in ("GET", "HEAD"):
                 raise _wrong_method("GET, HEAD")
-            return 200, document.body, [(b"content-type", document.media_type.encode())]
+            return document
         if (route := self._routes.get(path)) is None:
             raise RequestError(404, "There is nothing at this path.")
         if method != route.method:
@@ -119,8 +132,7 @@ class Application:
             raise RequestError(401, "This caller may only send sealed notifications (/push/v1/notifyEncrypted/batch).")
         if self.draining:
             raise RequestError(503, OVERLOADED, retry_after_s=RETRY_AFTER_S)
-        body = await self._body(scope, receive, route)
-        return 200, await route.answer(body, caller), []
+        return route
 
     async def _body(self, scope: Scope, receive: Receive, route: _Route) -> bytes:
         """The body, never more of it than the limit. Raises `RequestError` 413 or 415."""
@@ -219,11 +231,19 @@ def _headers_of(refused: RequestError, scope: Scope) -> list[tuple[bytes, bytes]
     if refused.status == 405 and refused.details is not None:
         headers.append((b"allow", str(refused.details["allow"]).encode()))
     if refused.ends_connection or any(name == b"expect" for name, _ in scope["headers"]):
-        headers.append((b"connection", b"close"))  # the body was not read, or not even sent
+        headers.append(_CLOSE)  # the body was not read, or not even sent
     return headers
 
 
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
 _JSON = (b"content-type", b"application/json")
+_CLOSE = (b"connection", b"close")
 
 
 async def _send(

@@ -131,6 +131,37 @@ async def test_trailers_are_not_kept() -> None:
         assert (await api.raw(chunked % (NOTIFY.encode(), len(sent), sent))).startswith(b"HTTP/1.1 200 ")
 
 
+async def test_what_follows_an_answer_to_an_unread_body_is_not_waited_for() -> None:
+    """Whoever is refused before the body is read cannot keep the connection by sending a little of it."""
+    refused = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+    async with serving() as api:
+        assert await is_closed_within(api, 3, refused, b"x")
+        assert await is_closed_within(
+            api, 3, b"GET /push/v1/docs HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", b"x"
+        )
+        nobody = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert not await is_closed_within(api, 1.5, nobody)
+
+
+async def test_trailers_without_an_end_close_the_connection() -> None:
+    head = b"POST /push/v1/notify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nX: "
+    async with serving() as api:
+        assert await is_closed_within(api, 1, head, *[b"a" * 40_000] * 3)
+
+
+async def test_an_upgrade_in_capitals_is_ignored_too() -> None:
+    async with serving() as api:
+        answer = await api.raw(post(b"CONNECTION: UPGRADE", b"UPGRADE: H2C"))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert await api.waiting() == 1
+
+
+async def test_an_empty_line_between_requests_starts_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_WITHIN_S", 0.2)
+    async with serving() as api:
+        assert not await is_closed_within(api, 0.8, post(), b"\r\n")
+
+
 async def test_a_valid_request_is_answered_though_garbage_follows() -> None:
     async with serving() as api:
         answer = await api.raw(post() + b"\x16\x03\x01 garbage\r\n\r\n")

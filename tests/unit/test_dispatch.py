@@ -41,6 +41,7 @@ class Ledger:
         self.failures = 0
         self.failures_of: dict[str, int] = {}
         self.bugs = 0
+        self.bugs_of: dict[str, int] = {}
         self.change = asyncio.Event()
 
     def add(self, number: int, *, lane: str = LANE, attempt: int = 1, lives_s: float = 86_400) -> None:
@@ -83,6 +84,8 @@ class Ledger:
     def _end(self, verb: str, leases: Sequence[Lease]) -> None:
         self._fail()
         for lease in leases:
+            if self.bugs_of.pop(lease.delivery.id, 0):
+                raise ZeroDivisionError
             if self.failures_of.pop(lease.delivery.id, 0):
                 raise SpoolUnavailable("disk full")
         self.ended += [(verb, lease.delivery.id) for lease in leases]
@@ -220,6 +223,15 @@ async def test_what_was_leased_into_a_pause_is_buried_when_its_time_is_up(clock:
 async def test_a_bug_while_leasing_does_not_end_the_lane(clock: Clock, sleeps: list[float]) -> None:
     ledger = Ledger()
     ledger.bugs = 1
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(Accepted())):
+        await ledger.until(lambda: bool(ledger.ended))
+    assert ledger.ended == [("ack", "1")]
+
+
+async def test_a_bug_while_settling_leaves_nothing_leased(clock: Clock, sleeps: list[float]) -> None:
+    ledger = Ledger()
+    ledger.bugs_of["1"] = 1
     ledger.add(1)
     async with dispatching(ledger, clock, Phone(Accepted())):
         await ledger.until(lambda: bool(ledger.ended))
