@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pushgate.emulator
-from pushgate.emulator import ConnectionRules, Fault, Received, Step, Temper, backstage, devices, script
+from pushgate.emulator import ConnectionRules, Door, Fault, Received, Step, Temper, backstage, devices, script
 from pushgate.emulator.backstage import Backstage
 from pushgate.emulator.devices import Devices
 from pushgate.emulator.exchange import Answer, Request, Session, decide
@@ -27,8 +27,24 @@ def received(number: int) -> Received:
     return Received(received_at=float(number), headers={}, payload=number)
 
 
+class Entrance:
+    """What the pages do to a Listener."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.shut: list[tuple[Door, float]] = []
+
+    def tell_rules(self) -> None:
+        self.told += 1
+
+    def shut_for(self, door: Door, seconds: float) -> None:
+        self.shut.append((door, seconds))
+
+
 def make_stage() -> Backstage:
-    return Backstage(temper=Temper.STRICT, dead_prefix="dead", rules=ConnectionRules(), clock=lambda: 17.0)
+    return Backstage(
+        temper=Temper.STRICT, dead_prefix="dead", rules=ConnectionRules(), entrance=Entrance(), clock=lambda: 17.0
+    )
 
 
 def test_an_inbox_keeps_the_last_of_each_device_and_of_all() -> None:
@@ -86,6 +102,32 @@ def test_invented_reasons_do_not_grow_the_counts(monkeypatch: pytest.MonkeyPatch
     for name in ("a", "b", "c", "d", "a"):
         stage.count(name)
     assert stage.counts == {"a": 2, "b": 1, "other": 2}
+
+
+def test_pages_reach_the_entrance() -> None:
+    entrance = Entrance()
+    stage = Backstage(temper=Temper.STRICT, dead_prefix="", rules=ConnectionRules(), entrance=entrance)
+
+    def post(path: str, body: bytes) -> int:
+        request = Request(method="POST", path=path, headers=(), body=body, body_bytes=len(body))
+        answer = stage.control(request)
+        assert answer is not None
+        return answer.status
+
+    assert post("/connection", b'{"max_streams":0,"window_open":false}') == 200
+    assert (stage.rules, entrance.told) == (ConnectionRules(max_streams=0, window_open=False), 1)
+    assert post("/door", b'{"door":"deaf","for_s":5}') == 200
+    assert entrance.shut == [(Door.DEAF, 5)]
+    for body in (b'{"door":"deaf"}', b'{"door":"deaf","for_s":0}', b'{"door":"deaf","for_s":1e9}', b"{}"):
+        assert post("/door", body) == 400
+    assert (len(entrance.shut), entrance.told) == (1, 1)
+
+
+def test_the_how_to_names_every_bad_day() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "try-it-with-emulators.md").read_text()
+    bad_days = {*Fault, *Door} - {Fault.NONE, Door.OPEN}
+    assert {each for each in bad_days if f'"{each}"' not in page} == set()
+    assert [name for name in ("max_streams", "window_open", "goaway_after") if f'{{"{name}": ' not in page] == []
 
 
 def test_a_step_with_a_fault_or_a_body_is_no_success() -> None:

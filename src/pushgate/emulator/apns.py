@@ -75,8 +75,13 @@ class ApnsEmulator:
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         rules: ConnectionRules | None = None,
     ) -> None:
+        self._listener = Listener(tls=tls, open_session=self._open, count=self._count)
         self._backstage = Backstage(
-            temper=temper, dead_prefix=dead_prefix, rules=rules or ConnectionRules(), clock=clock
+            temper=temper,
+            dead_prefix=dead_prefix,
+            rules=rules or ConnectionRules(),
+            entrance=self._listener,
+            clock=clock,
         )
         self._apple = _Apple(
             keys=load_keys(keys),
@@ -88,18 +93,25 @@ class ApnsEmulator:
             backstage=self._backstage,
         )
         self._device_topics: dict[str, str] = {}
-        self._listener = Listener(tls=tls, open_session=self._open, count=self._backstage.count)
+
+    def _count(self, name: str) -> None:
+        self._backstage.count(name)
 
     def _open(self, peer: Peer) -> _ApnsSession:
         return _ApnsSession(self._apple, peer=peer, device_topics=self._device_topics)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen. Sets the ALPN protocols of the TLS context."""
+        """Listen. Raises `OSError` when the port is taken."""
         await self._listener.start(host, port)
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
         await self._listener.close()
+
+    @property
+    def listener(self) -> Listener:
+        """Its port: the door, the certificate, and every connection."""
+        return self._listener
 
     @property
     def port(self) -> int:
@@ -168,7 +180,8 @@ class _ApnsSession:
     def max_streams(self) -> int:
         """Apple: one stream until the connection has shown a valid provider token."""
         trusted = self._certificate is not None or self._authentication.established
-        return self.rules.max_streams if trusted or self._backstage.temper is Temper.ACCEPT_ALL else 1
+        allowed = self.rules.max_streams
+        return allowed if trusted or self._backstage.temper is Temper.ACCEPT_ALL else min(allowed, 1)
 
     def answer(self, request: Request) -> Answer:
         control = self._backstage.control(request)
@@ -228,8 +241,7 @@ class _ApnsSession:
         if not step.succeeds:
             if step.deliver:
                 self._deliver(request, token, apns_id)
-            reason = step.reason or USUAL_REASONS.get(step.status, "")
-            return step.play(self._refuse(Refusal(step.status, reason), apns_id, timestamp_ms=step.timestamp_ms))
+            return step.play(self._scripted(step, apns_id))
         now = self._backstage.clock()
         died_at = self._backstage.devices.died_at(token, now=now)
         if died_at is not None:
@@ -239,6 +251,12 @@ class _ApnsSession:
         if self._apple.environment == "sandbox":
             headers = (*headers, ("apns-unique-id", self._apple.new_id()))
         return step.play(Answer(headers=headers))
+
+    def _scripted(self, step: Step, apns_id: str) -> Answer:
+        if step.status == 200:
+            return Answer(headers=(("apns-id", apns_id),))
+        reason = step.reason or USUAL_REASONS.get(step.status, "")
+        return self._refuse(Refusal(step.status, reason), apns_id, timestamp_ms=step.timestamp_ms)
 
     def _deliver(self, request: Request, token: str, apns_id: str) -> None:
         payload = apns_rules.decode_object(request.body)

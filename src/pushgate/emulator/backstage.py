@@ -5,7 +5,9 @@ GET    /counts             what happened so far
 POST   /script             {token: [step, ...]}, "*" for every other token; DELETE forgets every script
 POST   /temper             {"temper": "strict" | "accept-all" | "scripted"}
 POST   /kill, /revive      {"tokens": [...]}
-POST   /connection         the fields of ConnectionRules; the others get their defaults
+POST   /connection         the fields of ConnectionRules, the others get their defaults; living connections are told
+POST   /door               {"door": "closed" | "deaf" | "mute" | "garbage", "for_s": 5}: breaks every connection off;
+                           new ones find the door so for some seconds
 """
 
 from __future__ import annotations
@@ -13,17 +15,36 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Annotated, Protocol
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from pushgate.emulator.devices import Devices, Received
-from pushgate.emulator.exchange import Answer, ConnectionRules, Fault, Request, json_answer
+from pushgate.emulator.exchange import Answer, ConnectionRules, Door, Fault, Request, json_answer
 from pushgate.emulator.script import Scripts, Step, Temper
 
 MAX_COUNT_NAMES = 1000
 """Names of counts above this (scripts can invent reasons) are counted together as "other"."""
+LONGEST_OUTAGE_S = 86_400
+
+
+class Entrance(Protocol):
+    """What the pages need of a `Listener`."""
+
+    def tell_rules(self) -> None:
+        """Tell living connections of new rules."""
+        ...
+
+    def shut_for(self, door: Door, seconds: float) -> None:
+        """Set the door in a moment, and open it after so many seconds."""
+        ...
+
+
+class _DoorBody(Struct, forbid_unknown_fields=True):
+    door: Door
+    for_s: Annotated[float, Meta(gt=0, le=LONGEST_OUTAGE_S)]
 
 
 class _TemperBody(Struct, forbid_unknown_fields=True):
@@ -38,10 +59,17 @@ class Backstage:
     """The state of one emulator, and its control pages."""
 
     def __init__(
-        self, *, temper: Temper, dead_prefix: str, rules: ConnectionRules, clock: Callable[[], float] = time.time
+        self,
+        *,
+        temper: Temper,
+        dead_prefix: str,
+        rules: ConnectionRules,
+        entrance: Entrance,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.temper = temper
-        self.rules = rules
+        self._rules = rules
+        self._entrance = entrance
         self.devices = Devices(dead_prefix=dead_prefix)
         self.scripts = Scripts()
         self.counts: Counter[str] = Counter()
@@ -53,8 +81,19 @@ class Backstage:
             ("POST", "/kill"): self._kill,
             ("POST", "/revive"): self._revive,
             ("POST", "/connection"): self._put_rules,
+            ("POST", "/door"): self._put_door,
             ("DELETE", "/devices"): lambda _: self._forget(),
         }
+
+    @property
+    def rules(self) -> ConnectionRules:
+        """Limits and faults of connections. Living ones are told of new rules at once."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: ConnectionRules) -> None:
+        self._rules = rules
+        self._entrance.tell_rules()
 
     def count(self, name: str) -> None:
         """One more of `name`."""
@@ -116,6 +155,10 @@ class Backstage:
 
     def _put_rules(self, body: bytes) -> None:
         self.rules = msgspec.json.decode(body, type=ConnectionRules)
+
+    def _put_door(self, body: bytes) -> None:
+        wanted = msgspec.json.decode(body, type=_DoorBody)
+        self._entrance.shut_for(wanted.door, wanted.for_s)
 
     def _forget(self) -> None:
         self.devices.forget()

@@ -8,9 +8,10 @@ import os
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -29,6 +30,17 @@ APNS_TEAM_ID = "EMULATEAM1"
 _DER_NULL = b"\x05\x00"
 
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+class Flaw(StrEnum):
+    """What is wrong with a server's certificate."""
+
+    NONE = "none"
+    WRONG_NAME = "wrong-name"
+    """It is somebody else's."""
+    UNKNOWN_AUTHORITY = "unknown-authority"
+    """Its authority is one that nobody trusts."""
+    EXPIRED = "expired"
 
 
 class Landscape:
@@ -50,12 +62,7 @@ class Landscape:
         self._apns_key = ec.generate_private_key(ec.SECP256R1())
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.ca_file = self._write("ca.pem", self._ca.public_bytes(Encoding.PEM))
-        self.server_cert_file, self.server_key_file = self._issue_files(
-            "server",
-            subject=[x509.NameAttribute(NameOID.COMMON_NAME, "localhost")],
-            extensions=[_names("localhost", ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))],
-            usage=ExtendedKeyUsageOID.SERVER_AUTH,
-        )
+        self.server_cert_file, self.server_key_file = self.write_server_certificate()
         self.apns_key_file = self._write(f"AuthKey_{APNS_KEY_ID}.p8", _private_pem(self._apns_key))
 
     @property
@@ -82,6 +89,11 @@ class Landscape:
         }
         return self._write("service-account.json", json.dumps(account, indent=2).encode())
 
+    def write_server_certificate(self) -> tuple[Path, Path]:
+        """A server certificate for localhost, a new one with each call in the same files: (certificate, key)."""
+        here = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
+        return self._issue_server("server", "localhost", *here, until=LIFETIME)
+
     def write_caller_certificate(self, name: str) -> tuple[Path, Path]:
         """A client certificate for someone who calls the gateway, with `name` as its DNS name: (certificate, key)."""
         return self._issue_files(
@@ -106,15 +118,28 @@ class Landscape:
             usage=ExtendedKeyUsageOID.CLIENT_AUTH,
         )
 
-    def server_tls(self, *, client_certificates: bool = False) -> ssl.SSLContext:
+    def server_tls(self, *, client_certificates: bool = False, flaw: Flaw = Flaw.NONE) -> ssl.SSLContext:
         """What an emulator listens with; with `client_certificates` it asks for one and does without."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.server_cert_file, self.server_key_file)
+        context.load_cert_chain(*self._server_files(flaw))
         if client_certificates:
             context.load_verify_locations(self.ca_file)
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
+
+    def _server_files(self, flaw: Flaw) -> tuple[Path, Path]:
+        match flaw:
+            case Flaw.NONE:
+                return self.server_cert_file, self.server_key_file
+            case Flaw.WRONG_NAME:
+                return self._issue_server(flaw, "elsewhere.example.org", until=LIFETIME)
+            case Flaw.EXPIRED:
+                return self._issue_server(flaw, "localhost", until=-LEEWAY / 2)
+            case Flaw.UNKNOWN_AUTHORITY:
+                return Landscape(self.folder / flaw, now=self._now)._server_files(Flaw.NONE)
+            case _:
+                assert_never(flaw)
 
     def client_tls(self) -> ssl.SSLContext:
         """What trusts this landscape's servers and nobody else."""
@@ -128,14 +153,16 @@ class Landscape:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pushgate emulator CA")])
         public = self._ca_key.public_key()
         return (
-            self._begin(name, public)
+            self._begin(name, public, until=LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(for_ca=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .sign(self._ca_key, SHA256())
         )
 
-    def _begin(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _begin(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, until: timedelta
+    ) -> x509.CertificateBuilder:
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pushgate emulator CA")])
         return (
             x509.CertificateBuilder()
@@ -144,7 +171,18 @@ class Landscape:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._now - LEEWAY)
-            .not_valid_after(self._now + LIFETIME)
+            .not_valid_after(self._now + until)
+        )
+
+    def _issue_server(
+        self, name: str, *hosts: str | ipaddress.IPv4Address | ipaddress.IPv6Address, until: timedelta
+    ) -> tuple[Path, Path]:
+        return self._issue_files(
+            name,
+            subject=[x509.NameAttribute(NameOID.COMMON_NAME, str(hosts[0]))],
+            extensions=[_names(*hosts)],
+            usage=ExtendedKeyUsageOID.SERVER_AUTH,
+            until=until,
         )
 
     def _issue_files(
@@ -154,12 +192,13 @@ class Landscape:
         subject: Sequence[x509.NameAttribute[str]],
         extensions: Sequence[x509.ExtensionType],
         usage: x509.ObjectIdentifier,
+        until: timedelta = LIFETIME,
     ) -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         public = key.public_key()
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._ca_key.public_key())
         builder = (
-            self._begin(x509.Name(subject), public)
+            self._begin(x509.Name(subject), public, until=until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(for_ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)

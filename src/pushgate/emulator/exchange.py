@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Fault(StrEnum):
-    """Ways to give no answer."""
+    """Ways to give no answer, or half of one."""
 
     NONE = "none"
     HANG = "hang"
@@ -31,13 +31,42 @@ class Fault(StrEnum):
     """GOAWAY whose last stream is below this one: not processed; streams below are answered, then the end."""
     DISCONNECT = "disconnect"
     """The TCP connection breaks."""
+    RESET_MIDWAY = "reset-midway"
+    """Status, headers and half of the body, then RST_STREAM with the step's `error_code`."""
+    BREAK_MIDWAY = "break-midway"
+    """Status, headers and half of the body, then the TCP connection breaks."""
+    GARBAGE = "garbage"
+    """Bytes that are no HTTP/2 frame in place of the answer, as of a server for something else."""
+    GARBAGE_HEADERS = "garbage-headers"
+    """The step's status in a header block that nobody can decode after it (RFC 7541)."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether the answer begins."""
+        return self in (Fault.RESET_MIDWAY, Fault.BREAK_MIDWAY)
+
+
+class Door(StrEnum):
+    """What a new connection finds."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    """Nobody listens: the connection is refused."""
+    DEAF = "deaf"
+    """TCP is accepted, TLS never answered."""
+    MUTE = "mute"
+    """TCP and TLS are accepted, then comes nothing."""
+    GARBAGE = "garbage"
+    """TCP and TLS are accepted, then come bytes that are no HTTP/2 frame."""
 
 
 class ConnectionRules(Struct, frozen=True, forbid_unknown_fields=True):
     """Limits and faults of whole connections."""
 
     max_streams: Annotated[int, Meta(ge=0, le=MAX_SETTING)] = 1000
-    """SETTINGS_MAX_CONCURRENT_STREAMS. APNs announces 1 until the first valid provider token."""
+    """SETTINGS_MAX_CONCURRENT_STREAMS, told to living connections at once. APNs: 1 until the first valid token."""
+    window_open: bool = True
+    """False: SETTINGS_INITIAL_WINDOW_SIZE is 0 and no stream gets more. No body comes until it is true again."""
     goaway_after: Annotated[int, Meta(ge=0)] = 0
     """After so many requests on a connection, or at its next: GOAWAY; open streams are still answered. 0: never."""
     goaway_reason: str = "Shutdown"
@@ -97,7 +126,7 @@ class Session(Protocol):
 
     @property
     def max_streams(self) -> int:
-        """How many streams the peer may have open now; read again after every answer."""
+        """How many streams the peer may have open now; read again after every answer and every change of `rules`."""
         ...
 
     def answer(self, request: Request) -> Answer:

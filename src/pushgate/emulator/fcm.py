@@ -48,8 +48,13 @@ class FcmEmulator:
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
         rules: ConnectionRules | None = None,
     ) -> None:
+        self._listener = Listener(tls=tls, open_session=lambda _: self._session, count=self._count)
         self._backstage = Backstage(
-            temper=temper, dead_prefix=dead_prefix, rules=rules or ConnectionRules(max_streams=100), clock=clock
+            temper=temper,
+            dead_prefix=dead_prefix,
+            rules=rules or ConnectionRules(max_streams=100),
+            entrance=self._listener,
+            clock=clock,
         )
         self._tokens = TokenEndpoint(
             service_account_email=service_account_email,
@@ -58,16 +63,23 @@ class FcmEmulator:
             lifetime_s=token_lifetime_s,
         )
         self._session = _FcmSession(self._backstage, project_id=project_id, tokens=self._tokens, new_id=new_id)
-        self._listener = Listener(tls=tls, open_session=lambda _: self._session, count=self._backstage.count)
+
+    def _count(self, name: str) -> None:
+        self._backstage.count(name)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen. Sets the ALPN protocols of the TLS context."""
+        """Listen. Raises `OSError` when the port is taken."""
         await self._listener.start(host, port)
         self._session.token_url = f"https://{host}:{self.port}{TOKEN_PATH}"
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
         await self._listener.close()
+
+    @property
+    def listener(self) -> Listener:
+        """Its port: the door, the certificate, and every connection."""
+        return self._listener
 
     @property
     def port(self) -> int:
@@ -201,16 +213,18 @@ class _FcmSession:
         if not step.succeeds:
             if step.deliver and not send.validate_only:
                 self._deliver(request, send, name + self._message_id())
-            return step.play(
-                self._refuse(google_errors.scripted(step.status, step.reason, project_id=self._project_id))
-            )
+            return step.play(self._scripted(step, name))
         if self._backstage.devices.died_at(send.target, now=self._backstage.clock()) is not None:
             return self._refuse(google_errors.scripted(404, "UNREGISTERED", project_id=self._project_id))
         name += "fake_message_id" if send.validate_only else self._message_id()
         if not send.validate_only:
             self._deliver(request, send, name)
-        body = msgspec.json.format(msgspec.json.encode({"name": name}), indent=2) + b"\n"
-        return step.play(Answer(headers=(("content-type", "application/json; charset=UTF-8"),), body=body))
+        return step.play(_taken(name))
+
+    def _scripted(self, step: Step, name: str) -> Answer:
+        if step.status == 200:
+            return _taken(name + self._message_id())
+        return self._refuse(google_errors.scripted(step.status, step.reason, project_id=self._project_id))
 
     def _deliver(self, request: Request, send: fcm_rules.Send, name: str) -> None:
         received = Received(
@@ -228,3 +242,8 @@ class _FcmSession:
         if refusal.reason:
             self._backstage.count(f"reason.{refusal.reason}")
         return refusal.answer()
+
+
+def _taken(name: str) -> Answer:
+    body = msgspec.json.format(msgspec.json.encode({"name": name}), indent=2) + b"\n"
+    return Answer(headers=(("content-type", "application/json; charset=UTF-8"),), body=body)

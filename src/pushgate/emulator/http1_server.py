@@ -8,6 +8,7 @@ from collections.abc import Callable
 import h11
 
 from pushgate.emulator.exchange import MAX_BODY_BYTES, Answer, Fault, Request, Session, decide
+from pushgate.emulator.nonsense import NO_HTTP1
 
 READ_BYTES = 65_536
 MAX_HEAD_BYTES = 16_384
@@ -65,16 +66,22 @@ class Http1Connection:
             self._h11.receive_data(data)
 
     async def _reply(self, reader: asyncio.StreamReader, answer: Answer, *, head_only: bool) -> bool:
-        """Answer and say whether the connection lives on. Every fault but HANG breaks it."""
+        """Answer and say whether the connection lives on. No fault leaves it alive."""
         if answer.fault is Fault.HANG:
             while await reader.read(READ_BYTES):
                 pass
             return False
-        if answer.fault is not Fault.NONE:
+        if answer.fault in (Fault.GARBAGE, Fault.GARBAGE_HEADERS):
+            self._writer.write(NO_HTTP1)
+            return False
+        if answer.fault is not Fault.NONE and not answer.fault.begins:
             self._writer.transport.abort()
             return False
         headers = [*answer.headers, ("content-length", str(len(answer.body)))]
         await self._write(h11.Response(status_code=answer.status, headers=headers))
+        if answer.fault.begins:
+            await self._write(h11.Data(data=answer.body[: len(answer.body) // 2]))
+            return False
         if not head_only:
             await self._write(h11.Data(data=answer.body))
         await self._write(h11.EndOfMessage())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import assert_never
 
 import msgspec
 from h2.config import H2Configuration
@@ -22,9 +23,12 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame, SettingsFrame
+from hyperframe.frame import GoAwayFrame
 
-from pushgate.emulator.exchange import MAX_BODY_BYTES, Answer, Fault, Request, Session, decide
+from pushgate.emulator.exchange import MAX_BODY_BYTES, Answer, Fault, Session, decide
+from pushgate.emulator.http2_promises import Promise, Promises
+from pushgate.emulator.http2_stream import Stream
+from pushgate.emulator.nonsense import NO_FRAMES, broken_headers
 
 READ_BYTES = 65_536
 MAX_HEADER_LIST_BYTES = 16_384
@@ -34,30 +38,8 @@ MAX_UNSENT_BYTES = 128 * 1024 * 1024
 """Answers of one connection that its peer does not read; streams above it are reset."""
 LINGER_S = 1.0
 """After GOAWAY and the last answer the peer has so long to read before the connection closes."""
-
-
-class _Stream:
-    """One request on its way in, and its answer on its way out."""
-
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        pseudo = {name: value for name, value in fields if name.startswith(":")}
-        self.method = pseudo.get(":method", "")
-        self.path = pseudo.get(":path", "")
-        self.headers = tuple(field for field in fields if not field[0].startswith(":"))
-        self.body = bytearray()
-        self.body_bytes = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.unsent = memoryview(b"")
-
-    def request(self) -> Request:
-        return Request(
-            method=self.method,
-            path=self.path,
-            headers=self.headers,
-            body=bytes(self.body),
-            body_bytes=self.body_bytes,
-        )
+LAST_WORDS_S = 0.01
+"""What was written has so long to leave before the connection breaks."""
 
 
 class Http2Connection:
@@ -67,12 +49,10 @@ class Http2Connection:
         self._writer = writer
         self._session = session
         self._count = count
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._buffered = 0
         self._requests = 0
-        self._announced = session.max_streams
-        self._limits_sent: list[int] = []
-        self._limit_in_force: int | None = None
+        self._promises = Promises()
         self._last_stream: int | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
@@ -97,6 +77,11 @@ class Http2Connection:
                 self._drop(stream_id)
             if self._ending is not None:
                 self._ending.cancel()
+
+    def tell_rules(self) -> None:
+        """Tell the peer what it may do now, if that has changed."""
+        if self._promises.last is not None and self._promises.last != self._promise():
+            self._announce({})
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         try:
@@ -138,18 +123,18 @@ class Http2Connection:
                 for stream_id in list(self._streams):
                     self._pump(stream_id)
             case SettingsAcknowledged():
-                self._limit_in_force = self._limits_sent.pop(0) if self._limits_sent else self._limit_in_force
+                self._promises.acknowledged()
             case _:
                 pass
 
     def _open(self, stream_id: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if self._last_stream is not None and stream_id > self._last_stream:
             self._count("streams_after_goaway")
-        elif len(self._streams) < self._announced:
-            self._streams[stream_id] = _Stream(headers)
+        elif self._promises.allows_stream(len(self._streams)):
+            self._streams[stream_id] = Stream(headers)
         else:
             self._count("streams_refused")
-            if self._limit_in_force is not None and len(self._streams) >= self._limit_in_force:
+            if self._promises.is_overstepped(len(self._streams)):
                 self._count("streams_over_limit")
             self._reset(stream_id, ErrorCodes.REFUSED_STREAM)
 
@@ -157,6 +142,10 @@ class Http2Connection:
         self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         stream = self._streams.get(event.stream_id)
         if stream is None:
+            return
+        if event.flow_controlled_length and self._promises.forbid_bodies:
+            self._count("bytes_over_window")
+            self._reset(event.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
             return
         stream.body_bytes += len(event.data)
         kept = event.data[: MAX_BODY_BYTES - len(stream.body)]
@@ -181,8 +170,7 @@ class Http2Connection:
         self._after_request(stream_id)
 
     def _after_request(self, stream_id: int) -> None:
-        if self._session.max_streams != self._announced:
-            self._announce({})
+        self.tell_rules()
         self._requests += 1
         rules = self._session.rules
         if rules.goaway_after and self._requests >= rules.goaway_after and self._last_stream is None:
@@ -206,6 +194,14 @@ class Http2Connection:
                 self._go_away(last_stream=max(0, stream_id - 2), reason=self._session.rules.goaway_reason)
             case Fault.DISCONNECT:
                 self._writer.transport.abort()
+            case Fault.RESET_MIDWAY | Fault.BREAK_MIDWAY:
+                self._send_half(stream_id, answer)
+            case Fault.GARBAGE:
+                self._say_nonsense(stream_id, NO_FRAMES)
+            case Fault.GARBAGE_HEADERS:
+                self._say_nonsense(stream_id, broken_headers(stream_id, answer.status))
+            case _:
+                assert_never(answer.fault)
 
     def _send(self, stream_id: int, answer: Answer) -> None:
         stream = self._streams[stream_id]
@@ -224,6 +220,26 @@ class Http2Connection:
             self._pump(stream_id)
         else:
             self._drop(stream_id)
+
+    def _send_half(self, stream_id: int, answer: Answer) -> None:
+        half = answer.body[: len(answer.body) // 2]
+        try:
+            self._h2.send_headers(stream_id, [(":status", str(answer.status)), *answer.headers])
+            room = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+            if half[:room]:
+                self._h2.send_data(stream_id, half[:room])
+        except ProtocolError:
+            pass  # reset by the peer in this very batch of frames
+        self._flush()
+        if answer.fault is Fault.RESET_MIDWAY:
+            self._reset(stream_id, answer.error_code)
+        else:
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._writer.transport.abort)
+
+    def _say_nonsense(self, stream_id: int, nonsense: bytes) -> None:
+        """Written past h2, which would not say it. The stream is over for us, whatever the peer makes of it."""
+        self._flush(nonsense)
+        self._drop(stream_id)
 
     def _pump(self, stream_id: int) -> None:
         """Send as much of a body as the peer's windows allow."""
@@ -256,12 +272,11 @@ class Http2Connection:
             stream.timer.cancel()
         self._end_when_answered()
 
+    def _promise(self) -> Promise:
+        return Promise(max_streams=self._session.max_streams, window_open=self._session.rules.window_open)
+
     def _announce(self, settings: dict[int, int]) -> None:
-        """Send SETTINGS with the number of streams that the peer may now open."""
-        self._announced = self._session.max_streams
-        self._limits_sent.append(self._announced)
-        frame = SettingsFrame(0, {**settings, SettingCodes.MAX_CONCURRENT_STREAMS: self._announced})
-        self._flush(frame.serialize())
+        self._flush(self._promises.frame(self._promise(), settings))
 
     def _go_away(self, *, last_stream: int, reason: str) -> None:
         """Say that no stream above `last_stream` was or will be processed; those below still get their answers.
