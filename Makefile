@@ -3,7 +3,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports unit conformance coverage bench lock clean
+.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ unit: $(STAMP) ## Fast tests without I/O
 
 conformance: $(STAMP) ## The API against its contract, every spool, each provider against its emulator
 	$(PY) -m pytest -q -n 2 --dist loadfile tests/conformance
+
+faults: $(STAMP) ## Kill, fill the disk, break the providers: nothing is lost. Rewrites the table of the page
+	$(PY) -m pytest tests/faults -m slow -v -n 2 --dist worksteal --faults-table docs/explanation/delivery-guarantees.md
 
 coverage: $(STAMP) ## All tests with branch coverage
 	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered

@@ -1,17 +1,25 @@
 """How fast the SQLite spool is: puts, leases and acks a second, and the CPU time of each row.
 
-    python bench/spool.py [--folder DIR] [--rows 20000] [--loop uvloop|asyncio]
+    python bench/spool.py [--folder DIR] [--rows 20000] [--loop uvloop|asyncio] [--encrypted] [--waiting 1000000]
 
 Sealed notifications as E-Rezept sends them (rows of 1.7 KB), repeats looked for, 64 callers at a time. `put` counts
-until the row is durable. `ack 1` ends each lease by a call of its own, as the dispatcher does.
+until the row is durable. `ack 1` ends each lease by a call of its own, as the dispatcher does. With `--encrypted` the
+rows are encrypted on disk too.
+
+With `--waiting` it measures instead what a backlog of so many rows costs: opening, memory, the time of a put, and how
+fast rows are leased and acked, each beside the same with 20,000 rows waiting. The backlog is written by SQL.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
+import os
+import resource
 import secrets
 import sqlite3
+import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -20,11 +28,14 @@ from pathlib import Path
 import uvloop
 
 from pushgate.model import Delivery, Device, EncryptedNotification
-from pushgate.spool import Lease
+from pushgate.spool import Lease, envelope
+from pushgate.spool.cipher import KEY_BYTES, NO_KEYS, SALT_BYTES, Cipher, Keys
+from pushgate.spool.database import open_database
 from pushgate.spool.sqlite import SqliteSpool
 
 LANE = "de.example.app.apns"
 CALLERS = 64
+DAY_MS = 86_400_000
 CIPHERTEXT = secrets.token_hex(702)
 
 
@@ -70,9 +81,10 @@ def say(verb: str, rows: int, took: tuple[float, float], commits: int) -> None:
     )
 
 
-async def run(folder: Path, batch: int, rows: int) -> None:
+async def run(folder: Path, batch: int, rows: int, keys: Keys) -> None:
     """One round: put so many, lease them all, ack them all."""
-    spool = await SqliteSpool.open(folder / f"spool-{batch}.db", dedup_window_s=600, memory_rows=1_000_000)
+    path = folder / f"spool-{batch}.db"
+    spool = await SqliteSpool.open(path, dedup_window_s=600, memory_rows=1_000_000, keys=keys)
     try:
         stock = [make(batch) for _ in range(rows // batch)]
         commits = spool.commits
@@ -90,15 +102,15 @@ async def run(folder: Path, batch: int, rows: int) -> None:
         await spool.close()
 
 
-async def read_back(folder: Path, rows: int) -> None:
+async def read_back(folder: Path, rows: int, keys: Keys) -> None:
     """What waits on disk alone: how fast a successor starts, and how fast it leases."""
     path = folder / "cold.db"
-    spool = await SqliteSpool.open(path, memory_rows=1)
+    spool = await SqliteSpool.open(path, memory_rows=1, keys=keys)
     for _ in range(rows // 100):
         await spool.put(make(100))
     await spool.close()
     started = time.perf_counter()
-    spool = await SqliteSpool.open(path)
+    spool = await SqliteSpool.open(path, keys=keys)
     print(f"open with {rows:,} rows: {time.perf_counter() - started:.3f} s")
     wall, cpu, got = time.perf_counter(), time.process_time(), 0
     while got < rows:
@@ -108,21 +120,119 @@ async def read_back(folder: Path, rows: int) -> None:
     await spool.close()
 
 
+def write_backlog(path: Path, rows: int, keys: Keys) -> None:
+    """A file in which so many rows wait, accepted over the last 12 hours."""
+    database = open_database(path, entropy=lambda: secrets.token_bytes(32))
+    database.execute("PRAGMA synchronous = OFF")
+    cipher = Cipher(keys, salt=secrets.token_bytes(SALT_BYTES))
+    payload = envelope.encode(make(1)[0])
+    now_ms = int(time.time() * 1000)
+    step_ms = 12 * 3_600_000 / rows
+
+    def values() -> Iterator[tuple[object, ...]]:
+        for number in range(rows):
+            at_ms = now_ms - int((rows - number) * step_ms)
+            yield number + 1, LANE, at_ms, at_ms, at_ms + DAY_MS, 1, cipher.seal(LANE, payload)
+
+    with database.transaction():
+        database.connection.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?)", values())
+    database.close()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def resident_mb() -> float:
+    """What the process takes of the memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
+async def under_backlog(folder: Path, waiting: int, keys: Keys) -> None:
+    """What so many waiting rows cost."""
+    path = folder / f"waiting-{waiting}.db"
+    writer = multiprocessing.get_context("spawn").Process(target=write_backlog, args=(path, waiting, keys))
+    writer.start()
+    writer.join()
+    print(f"{waiting:,} rows waiting, {path.stat().st_size / waiting:,.0f} bytes each in the file")
+    before_mb = resident_mb()
+    started = time.perf_counter()
+    spool = await SqliteSpool.open(path, dedup_window_s=600, keys=keys)
+    print(f"  open        {time.perf_counter() - started:8.3f} s")
+    started = time.perf_counter()
+    leases = list(await spool.lease(LANE, 100))
+    print(f"  first lease {(time.perf_counter() - started) * 1e3:8.1f} ms")
+    await spool.ack(leases)
+    said = await put_steadily(spool)
+    print(f"  put, 500 a second, nobody leasing: {said}")
+    rows = min(waiting - 10_000, 100_000)
+    wall, cpu, taken = time.perf_counter(), time.process_time(), 0
+    flying: set[asyncio.Task[None]] = set()
+    while taken < rows:
+        leases = list(await spool.lease(LANE, 100))
+        taken += len(leases)
+        flying.add(task := asyncio.create_task(spool.ack(leases)))
+        task.add_done_callback(flying.discard)
+        if len(flying) >= 10:
+            await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(*flying)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"  drain       {taken / wall:8,.0f} rows/s, {cpu / taken * 1e6:.1f} µs CPU a row, {taken} rows")
+    draining = asyncio.create_task(drain(spool))
+    said = await put_steadily(spool)
+    print(f"  put, 500 a second, while draining: {said}")
+    draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
+    await spool.close()
+    print(f"  memory      {before_mb:8.0f} MB before, {resident_mb():.0f} MB after")
+
+
+async def drain(spool: SqliteSpool) -> None:
+    while True:
+        await spool.ack(await spool.lease(LANE, 100))
+
+
+async def put_steadily(spool: SqliteSpool, *, rate: int = 500, for_s: float = 4) -> str:
+    """How long a put takes until it is durable, one row each."""
+    took: list[float] = []
+
+    async def put(delivery: Delivery) -> None:
+        started = time.perf_counter()
+        await spool.put([delivery])
+        took.append((time.perf_counter() - started) * 1000)
+
+    start = time.perf_counter()
+    puts = []
+    for number, delivery in enumerate(make(int(rate * for_s))):
+        await asyncio.sleep(max(start + number / rate - time.perf_counter(), 0))
+        puts.append(asyncio.create_task(put(delivery)))
+    await asyncio.gather(*puts)
+    cuts = statistics.quantiles(took, n=100)
+    return f"{cuts[49]:.1f} ms median, {cuts[98]:.1f} ms of 99 %, {max(took):.1f} ms the longest"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     parser.add_argument("--rows", type=int, default=20_000, help="for each batch size, a multiple of 100")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
+    parser.add_argument("--encrypted", action="store_true", help="encrypt the rows on disk")
+    parser.add_argument("--waiting", type=int, help="measure beside a backlog of so many rows")
     arguments = parser.parse_args()
+    keys = Keys((secrets.token_bytes(KEY_BYTES),)) if arguments.encrypted else NO_KEYS
     factory = uvloop.new_event_loop if arguments.loop == "uvloop" else None
-    print(f"SQLite {sqlite3.sqlite_version}, {arguments.loop}, {CALLERS} callers")
+    crypt = ", encrypted" if arguments.encrypted else ""
+    print(f"SQLite {sqlite3.sqlite_version}, {arguments.loop}, {CALLERS} callers{crypt}")
     with (
         tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
         asyncio.Runner(loop_factory=factory) as runner,
     ):
+        if arguments.waiting:
+            for waiting in (20_000, arguments.waiting):
+                runner.run(under_backlog(Path(folder), waiting, keys))
+            return
         for batch in (1, 10, 100):
-            runner.run(run(Path(folder), batch, arguments.rows))
-        runner.run(read_back(Path(folder), 10_000))
+            runner.run(run(Path(folder), batch, arguments.rows, keys))
+        runner.run(read_back(Path(folder), 10_000, keys))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
+pytest_plugins = ("tests.faults.table",)
+"""Here, for the process that gathers the reports of all workers loads this file only."""
+
 ALLOWED = "official OpenAPI file"
 """Only a test of a file that is not part of the project may be skipped: the reason says so."""
 

@@ -7,12 +7,17 @@ few: at most `share` of the pushkeys that were answered for, or at most `count` 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 
 from msgspec import Struct
 
-EVIDENCE = 10
-"""So many answers that look sane end it."""
+EVIDENCE = 20
+"""It ends when of so many pushkeys, the last that were answered for, no more than the share is dead.
+
+Were half of all dead, ten would look sane by chance once in 18 times, twenty once in 170.
+"""
+MOST_NAMES = 16_384
+"""So many different pushkeys are counted one by one, 3 MB of them. Beyond that a sample is kept, true to about 1 %."""
 
 
 class BreakerLimits(Struct, frozen=True):
@@ -28,53 +33,114 @@ class Breaker:
 
     def __init__(self, limits: BreakerLimits) -> None:
         self._limits = limits
-        self._alive: deque[tuple[float, int]] = deque()
-        """Second and how many answers in it did not call a pushkey dead."""
-        self._alive_sum = 0
-        self._dead: dict[int, float] = {}
-        """Hash of a pushkey and when it was last called dead, the oldest first: one pushkey counts once."""
+        self._alive = Lately(limits.window_s)
+        self._dead = Lately(limits.window_s)
+        """A pushkey is in one of the two: whoever was called dead within the window is not alive."""
+        self._evidence: OrderedDict[int, bool] = OrderedDict()
+        """While it is open: the last pushkeys that were answered for, and whether they are dead."""
+        self._nameless = 0
         self.is_open = False
 
-    def alive(self, now: float) -> None:
-        """A pushkey was answered for and not called dead."""
-        if self._alive and now - self._alive[-1][0] < 1:
-            at, count = self._alive[-1]
-            self._alive[-1] = (at, count + 1)
-        else:
-            self._forget(now)
-            self._alive.append((now, 1))
-        self._alive_sum += 1
+    def alive(self, now: float, pushkey: str | None = None) -> None:
+        """A pushkey was answered for and not called dead. Where nobody says which, it is taken for another one."""
+        if pushkey is None:
+            self._nameless += 1
+        name = self._nameless if pushkey is None else hash(pushkey)
         if self.is_open:
-            self._forget(now)
-            answers = self._alive_sum + len(self._dead)
-            if answers >= EVIDENCE and len(self._dead) <= self._limits.share * answers:
-                self.is_open = False
+            self._weigh(name, is_dead=False)
+            self.is_open = not self._looks_sane()
+            return
+        self._dead.forget(now)
+        if name not in self._dead:
+            self._alive.add(name, now)
 
     def dead(self, now: float, pushkey: str) -> bool:
         """A pushkey was called dead. Returns whether to believe it."""
         name = hash(pushkey)
-        self._dead.pop(name, None)
-        self._dead[name] = now
-        self._forget(now)
-        if not self.is_open and self._is_past_limits():
+        if self.is_open:
+            self._weigh(name, is_dead=True)
+            return False
+        self._alive.discard(name)
+        self._dead.add(name, now)
+        self._alive.forget(now)
+        self._dead.forget(now)
+        if self._is_past_limits():
             self.is_open = True
-            self._start_over()
+            self._alive.clear()
+            self._dead.clear()
+            self._evidence.clear()  # what ends it must come after it began
         return not self.is_open
 
     def _is_past_limits(self) -> bool:
-        dead = len(self._dead)
-        return dead > self._limits.count and dead > self._limits.share * (dead + self._alive_sum)
+        dead = self._dead.count
+        return dead > self._limits.count and dead > self._limits.share * (dead + self._alive.count)
 
-    def _start_over(self) -> None:
-        """What ends it must have come after it began."""
-        self._alive.clear()
-        self._alive_sum = 0
-        self._dead.clear()
+    def _weigh(self, name: int, *, is_dead: bool) -> None:
+        self._evidence[name] = is_dead
+        self._evidence.move_to_end(name)
+        if len(self._evidence) > EVIDENCE:
+            self._evidence.popitem(last=False)
 
-    def _forget(self, now: float) -> None:
-        """Leave out what is older than the window."""
-        before = now - self._limits.window_s
-        while self._alive and self._alive[0][0] <= before:
-            self._alive_sum -= self._alive.popleft()[1]
-        while self._dead and self._dead[name := next(iter(self._dead))] <= before:
-            del self._dead[name]
+    def _looks_sane(self) -> bool:
+        """Whether the last answers do, however long they took: at night they are few."""
+        return len(self._evidence) == EVIDENCE and sum(self._evidence.values()) <= self._limits.share * EVIDENCE
+
+
+class Lately:
+    """How many different names there were within a window, in bounded memory.
+
+    One by one, up to `most` of them. When there are more, only those are kept whose hash ends with so many zero bits,
+    and each counts for all that share its fate.
+    """
+
+    def __init__(self, window_s: float, *, most: int = MOST_NAMES) -> None:
+        self._window_s = window_s
+        self._most = most
+        self._told: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        """When a name was told and for how many it counts, the oldest first."""
+        self._mask = 0
+        self.count = 0
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def __contains__(self, name: int) -> bool:
+        return name in self._told
+
+    def add(self, name: int, now: float) -> None:
+        """A hash was told, perhaps again. Times never go back."""
+        self.forget(now)
+        if name & self._mask:
+            return
+        self.discard(name)
+        self._told[name] = (now, self._mask + 1)
+        self.count += self._mask + 1
+        while len(self._told) > self._most:
+            self._thin_out()
+
+    def discard(self, name: int) -> None:
+        """Leave it out, if it is there."""
+        if (told := self._told.pop(name, None)) is not None:
+            self.count -= told[1]
+
+    def forget(self, now: float) -> None:
+        """Leave out what is older than the window, and count one by one again where there are few."""
+        before = now - self._window_s
+        while self._told and next(iter(self._told.values()))[0] <= before:
+            self.count -= self._told.popitem(last=False)[1][1]
+        while self._mask and 4 * self.count <= self._most * (self._mask + 1):
+            self._mask >>= 1
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._told.clear()
+        self._mask = self.count = 0
+
+    def _thin_out(self) -> None:
+        self._mask = 2 * self._mask + 1
+        self._told = OrderedDict(
+            (name, (at, max(weight, self._mask + 1)))
+            for name, (at, weight) in self._told.items()
+            if not name & self._mask
+        )
+        self.count = sum(weight for _, weight in self._told.values())

@@ -25,6 +25,7 @@ app.command("pushgate.commands.demo:demo", name="demo")
 app.command("pushgate.commands.emulate:emulate", name="emulate")
 app.command("pushgate.commands.send:send", name="send")
 app.command("pushgate.commands.keys:app", name="keys")
+app.command("pushgate.commands.rejections:app", name="rejections")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -1,317 +1,83 @@
-"""The dispatcher: one lane for each app_id takes leases from the spool, has them sent, and settles how they ended.
-
-A lane has its own concurrency, its own breaker and its own pauses (`pace`), so that one sick provider or key stops
-nobody else.
-"""
+"""The dispatcher: runs one lane for each app_id, side by side. Lanes come, change and go while it runs."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Protocol, assert_never
+from collections.abc import Mapping
 
-import structlog
-from msgspec import Struct
-
-from pushgate import retry
-from pushgate.breaker import Breaker, BreakerLimits
-from pushgate.errors import SpoolError
+from pushgate.lane import Lane, LaneSettings, Source, Timing
 from pushgate.metrics import Metrics
-from pushgate.model import Delivery
-from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
-from pushgate.pace import Change, Pace, Paused, Resumed
-from pushgate.spool import Lease
-
-log = structlog.get_logger(__name__)
-
-LEASE_AT_ONCE = 200
-TROUBLE_S = 1.0
-"""How long to wait after the spool or our own code failed."""
-
-
-class Sender(Protocol):
-    """The part of a provider that sending needs."""
-
-    async def send(self, delivery: Delivery) -> Outcome:
-        """See `provider.Provider.send`."""
-        ...
-
-
-class Source(Protocol):
-    """The part of a spool that dispatching needs."""
-
-    async def lease(self, lane: str, limit: int) -> Sequence[Lease]:
-        """See `spool.Spool.lease`."""
-        ...
-
-    async def ack(self, leases: Sequence[Lease]) -> None:
-        """See `spool.Spool.ack`."""
-        ...
-
-    async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
-        """See `spool.Spool.nack`."""
-        ...
-
-    async def reject(self, lease: Lease, rejected: Rejected) -> None:
-        """See `spool.Spool.reject`."""
-        ...
-
-    async def forget_rejections(self, lane: str, *, since: float) -> int:
-        """See `spool.Spool.forget_rejections`."""
-        ...
-
-    async def bury(self, leases: Sequence[Lease]) -> None:
-        """See `spool.Spool.bury`."""
-        ...
-
-
-class LaneSettings(Struct, frozen=True):
-    """How one lane is run."""
-
-    sender: Sender
-    policy: retry.Policy
-    max_in_flight: int
-    breaker: BreakerLimits = BreakerLimits()
-
-
-class Timing(Struct, frozen=True):
-    """Where time and chance come from."""
-
-    clock: Callable[[], float]
-    """Unix seconds: for what ends at a time of day."""
-    monotonic: Callable[[], float]
-    """Seconds that nobody sets back: for how long something takes."""
-    jitter: Callable[[], float]
-    """A number in [0, 1)."""
-    scale: float = 1.0
-    """Multiplies every wait between attempts."""
 
 
 class Dispatcher:
     """Runs the lanes until it is drained."""
 
     def __init__(self, source: Source, *, lanes: Mapping[str, LaneSettings], timing: Timing, metrics: Metrics) -> None:
-        self.lanes = {name: Lane(name, source, how, timing, metrics) for name, how in lanes.items()}
+        self._source = source
+        self._timing = timing
+        self._metrics = metrics
+        self.lanes: dict[str, Lane] = {}
+        self._retired: set[Lane] = set()
+        """Lanes that take no more and still have attempts in flight."""
+        self._running: asyncio.TaskGroup | None = None
+        self._draining = asyncio.Event()
+        for name, how in lanes.items():
+            self._add(name, how)
 
     async def run(self) -> None:
         """Run every lane. Returns when all of them were drained."""
-        async with asyncio.TaskGroup() as lanes:
+        async with asyncio.TaskGroup() as self._running:
             for lane in self.lanes.values():
-                lanes.create_task(lane.run(), name=f"lane {lane.name}")
+                self._start(lane)
+            await self._draining.wait()
+
+    async def change(self, lanes: Mapping[str, LaneSettings]) -> frozenset[asyncio.Task[None]]:
+        """The lanes are these from now on. Returns the attempts that still fly under settings that were replaced.
+
+        A lane whose settings are equal to those it has does not notice. What is in flight is awaited by nobody here.
+        """
+        old: set[asyncio.Task[None]] = set()
+        for name in self.lanes.keys() - lanes.keys():
+            lane = self.lanes.pop(name)
+            lane.retire()
+            self._retired.add(lane)
+            old |= lane.flying()
+        for name, how in lanes.items():
+            if (known := self.lanes.get(name)) is None:
+                self._start(self._add(name, how))
+            elif known.how != how:
+                old |= known.flying()
+                await known.change(how)
+        return frozenset(old)
+
+    async def retry_now(self) -> None:
+        """Have every lane that waits for somebody to mend something try again at once."""
+        for lane in list(self.lanes.values()):
+            await lane.retry_now()
 
     async def drain(self, timeout_s: float) -> int:
         """Stop leasing, wait until what flies has landed, at most so long. Returns how many attempts were cut off.
 
         What is cut off stays in the spool and is sent again by a successor.
         """
-        counts = await asyncio.gather(*(lane.drain(timeout_s) for lane in self.lanes.values()))
+        self._draining.set()
+        lanes = (*self.lanes.values(), *self._retired)
+        counts = await asyncio.gather(*(lane.drain(timeout_s) for lane in lanes))
         return sum(counts)
 
+    def _add(self, name: str, how: LaneSettings) -> Lane:
+        lane = self.lanes[name] = Lane(name, self._source, how, self._timing, self._metrics)
+        return lane
 
-class Lane:
-    """The stream of one app_id."""
+    def _start(self, lane: Lane) -> None:
+        if self._running is not None and not self._draining.is_set():
+            self._running.create_task(self._run(lane), name=f"lane {lane.name}")
 
-    def __init__(self, name: str, source: Source, how: LaneSettings, timing: Timing, metrics: Metrics) -> None:
-        self.name = name
-        self._source = source
-        self._how = how
-        self._timing = timing
-        self._metrics = metrics
-        self._attempts: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Event()
-        self._stopping = asyncio.Event()
-        self._breaker = Breaker(how.breaker)
-        self._pace = Pace(how.policy, most=how.max_in_flight, scale=timing.scale)
-
-    @property
-    def in_flight(self) -> int:
-        """Attempts without an answer yet."""
-        return len(self._attempts)
-
-    async def run(self) -> None:
-        """Lease and send until drained."""
-        leasing = asyncio.create_task(self._lease_for_ever(), name=f"leasing {self.name}")
-        stopping = asyncio.create_task(self._stopping.wait(), name=f"stopping {self.name}")
-        try:
-            await asyncio.wait((leasing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            leasing.cancel()
-            with suppress(asyncio.CancelledError):
-                await leasing
-
-    async def drain(self, timeout_s: float) -> int:
-        """See `Dispatcher.drain`."""
-        self._stopping.set()
-        if self._attempts:
-            _, late = await asyncio.wait(self._attempts, timeout=timeout_s)
-            for attempt in late:
-                attempt.cancel()
-            if late:
-                await asyncio.wait(late)
-            return len(late)
-        return 0
-
-    async def _lease_for_ever(self) -> None:
-        while True:
-            try:
-                await self._lease_some()
-            except SpoolError as fault:
-                log.error("spool gives nothing", lane=self.name, fault=str(fault))
-                await asyncio.sleep(TROUBLE_S)
-            except Exception as fault:  # noqa: BLE001 - a bug must not stop this lane, nor the others
-                log.error("leasing failed unexpectedly", lane=self.name, fault=type(fault).__name__)
-                await asyncio.sleep(TROUBLE_S)
-
-    async def _lease_some(self) -> None:
-        await self._until_open()
-        leases = await self._source.lease(self.name, min(self._pace.dares - len(self._attempts), LEASE_AT_ONCE))
-        for lease in sorted(leases, key=lambda each: each.delivery.expires_at):
-            # The lane may have been paused meanwhile; whoever's time is up then waits no longer.
-            await self._until_open(lease.delivery.expires_at)
-            if self._stopping.is_set():
-                return  # the rest is still leased, and a successor's
-            attempt = asyncio.create_task(self._attempt(lease))
-            self._attempts.add(attempt)
-            attempt.add_done_callback(self._landed)
-
-    async def _until_open(self, until: float = math.inf) -> None:
-        """Wait until the lane is not paused and has room for one more attempt, at most until then (unix seconds)."""
-        while (left_s := until - self._timing.clock()) > 0:
-            if (pause_s := self._pace.paused_until - self._timing.monotonic()) > 0:
-                await asyncio.sleep(min(pause_s, left_s))
-            elif len(self._attempts) >= self._pace.dares:
-                self._room.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if left_s == math.inf else left_s):
-                        await self._room.wait()
-            else:
-                return
-
-    def _landed(self, attempt: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
-        self._room.set()
-        if not attempt.cancelled() and (fault := attempt.exception()) is not None:
-            log.error("attempt was not settled", lane=self.name, fault=type(fault).__name__)
-
-    async def _attempt(self, lease: Lease) -> None:
-        if self._timing.clock() >= lease.delivery.expires_at:
-            await self._settle_safely(lease, None)
-            return
-        started = self._timing.monotonic()
-        try:
-            outcome = await self._how.sender.send(lease.delivery)
-        except Exception as fault:  # noqa: BLE001 - a bug of ours must not cost a delivery
-            log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
-            outcome = Deferred(Cause.CONNECTION, "internal")
-        now = self._timing.monotonic()
-        self._metrics.attempt_seconds[self.name].observe(now - started)
-        was_open = self._breaker.is_open
-        outcome = self._believe(outcome, lease, now)
-        opened = self._breaker.is_open and not was_open
-        self._tell(self._pace.learn(outcome, now, disbelieves=self._breaker.is_open))
-        if opened:
-            await self._take_back()
-        await self._settle_safely(lease, outcome)
-
-    def _believe(self, outcome: Outcome, lease: Lease, now: float) -> Outcome:
-        """The outcome; a rejection only while the lane's rejections are few enough to be believed."""
-        match outcome:
-            case Rejected(reason=reason):
-                if not self._breaker.dead(now, lease.delivery.device.pushkey):
-                    return Deferred(Cause.MASS_REJECTION, reason)
-            case Accepted():
-                self._breaker.alive(now)
-            case _:
-                pass  # says nothing of the pushkey
-        return outcome
-
-    def _tell(self, change: Change) -> None:
-        match change:
-            case Paused(alarm=alarm, reason=reason, pause_s=pause_s):
-                self._metrics.alarms[(self.name, alarm)].set(1)
-                say = log.error if change.needs_somebody else log.warning
-                say("lane pauses", lane=self.name, why=alarm, reason=reason, pause_s=round(pause_s, 1))
-            case Resumed(alarms=alarms):
-                for alarm in alarms:
-                    self._metrics.alarms[(self.name, alarm)].set(0)
-                log.info("lane goes on", lane=self.name, after=sorted(alarms))
-            case None:
-                pass
-            case _:
-                assert_never(change)
-
-    async def _settle_safely(self, lease: Lease, outcome: Outcome | None) -> None:
-        """Settle, again and again while the spool cannot be written: what the provider said must not be lost."""
-        while True:
-            try:
-                return await self._settle(lease, outcome)
-            except SpoolError as fault:
-                log.error("spool cannot settle a delivery", lane=self.name, id=lease.delivery.id, fault=str(fault))
-            except Exception as fault:  # noqa: BLE001 - a row must not stay leased for ever
-                kind = type(fault).__name__
-                log.error("settling failed unexpectedly", lane=self.name, id=lease.delivery.id, fault=kind)
-            await asyncio.sleep(TROUBLE_S)
-            if isinstance(outcome, Rejected) and self._breaker.is_open:
-                outcome = Deferred(Cause.MASS_REJECTION, outcome.reason)  # meanwhile nobody believes it
-
-    async def _take_back(self) -> None:
-        """The rejections that led to the breaker's opening are not believed any more either."""
-        since = self._timing.clock() - self._how.breaker.window_s - 1
-        while True:
-            try:
-                count = await self._source.forget_rejections(self.name, since=since)
-            except SpoolError as fault:
-                log.error("spool cannot take back rejections", lane=self.name, fault=str(fault))
-                await asyncio.sleep(TROUBLE_S)
-            else:
-                log.error("rejections taken back", lane=self.name, count=count)
-                return
-
-    async def _settle(self, lease: Lease, outcome: Outcome | None) -> None:
-        """End the lease by what became of it. `None`: its time was up before it could be tried."""
-        match outcome:
-            case None:
-                await self._expire(lease, "not tried in time")
-            case Accepted():
-                await self._source.ack((lease,))
-                self._count(outcome="accepted", ending="accepted")
-            case Rejected(reason=reason):
-                await self._source.reject(lease, outcome)
-                self._count(outcome="rejected", ending="rejected")
-                log.info("pushkey is dead", lane=self.name, id=lease.delivery.id, reason=reason)
-            case Undeliverable(reason=reason):
-                await self._source.bury((lease,))
-                self._count(outcome="undeliverable", ending="undeliverable")
-                log.warning("undeliverable", lane=self.name, id=lease.delivery.id, reason=reason)
-            case Deferred():
-                await self._defer(lease, outcome)
-            case _:
-                assert_never(outcome)
-
-    async def _defer(self, lease: Lease, deferred: Deferred) -> None:
-        timing = self._timing
-        wait_s = retry.next_wait_s(
-            deferred,
-            policy=self._how.policy,
-            attempt=lease.attempt,
-            jitter=timing.jitter(),
-            remaining_s=lease.delivery.expires_at - timing.clock(),
-            scale=timing.scale,
-        )
-        self._metrics.attempts[(self.name, "deferred")].inc()
-        if wait_s is None:
-            await self._expire(lease, deferred.reason)
-        else:
-            await self._source.nack((lease,), delay_s=wait_s)
-
-    async def _expire(self, lease: Lease, reason: str) -> None:
-        await self._source.bury((lease,))
-        self._metrics.endings[(self.name, "expired")].inc()
-        log.warning("out of time", lane=self.name, id=lease.delivery.id, attempts=lease.attempt, reason=reason)
-
-    def _count(self, *, outcome: str, ending: str) -> None:
-        self._metrics.attempts[(self.name, outcome)].inc()
-        self._metrics.endings[(self.name, ending)].inc()
+    async def _run(self, lane: Lane) -> None:
+        await lane.run()
+        if flying := lane.flying():
+            await asyncio.wait(flying)
+        if lane in self._retired:
+            self._retired.discard(lane)
+            if lane.name not in self.lanes:
+                self._metrics.retire(lane.name)

@@ -6,6 +6,7 @@
     ├── CredentialError         a provider's credentials cannot be read or refreshed
     ├── SpoolError
     │   ├── SpoolUnavailable    cannot take or give anything right now: callers get 503
+    │   │   └── SpoolFull       takes nothing more until something has left it; gives and ends as always
     │   └── SpoolUnusable       not ours, of another version, or damaged: refuse to start
     └── Http2Error
         ├── NotSent             the peer has certainly not acted on the request: send it elsewhere
@@ -75,6 +76,10 @@ class SpoolError(PushgateError):
 
 class SpoolUnavailable(SpoolError):  # noqa: N818 - a state, not a mistake
     """Nothing can be put or leased right now (disk full, locked, closed). What is inside is safe."""
+
+
+class SpoolFull(SpoolUnavailable):
+    """So much waits that no more is taken. Nothing of what was to be put was stored."""
 
 
 class SpoolUnusable(SpoolError):  # noqa: N818 - a state, not a mistake

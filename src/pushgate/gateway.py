@@ -1,8 +1,8 @@
 """The gateway: builds everything from the settings, starts it, drains it, closes it.
 
-The only file that names concrete spools and providers. Order of start: spool, providers, dispatcher, management port,
+Names the concrete spools; `apps` the concrete providers. Order of start: spool, providers, dispatcher, management port,
 API port. Order of end: refuse what is new (503), let land what flies, close in reverse. Nothing is lost on the way:
-what did not land stays in the spool.
+what did not land stays in the spool. In between a changed configuration is taken over (`reload`).
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import assert_never
+from pathlib import Path
 
 import structlog
 from msgspec import Struct
 
-from pushgate import callers, openapi, retry, wire
-from pushgate.breaker import BreakerLimits
-from pushgate.config import Settings
+from pushgate import callers, openapi, wire
+from pushgate.apps import Apps
+from pushgate.config import Client, Settings
+from pushgate.config.changes import waiting_for_restart
+from pushgate.config.files import digest, files_of
 from pushgate.console import Console
-from pushgate.dispatch import Dispatcher, LaneSettings, Timing
-from pushgate.errors import SpoolError
-from pushgate.intake import App, Intake
+from pushgate.dispatch import Dispatcher
+from pushgate.health import Health
+from pushgate.intake import Intake
+from pushgate.lane import Timing
 from pushgate.listener import Listener, server_tls
 from pushgate.metrics import Metrics
 from pushgate.model import Caller
-from pushgate.provider import Provider, apns, fcm
-from pushgate.provider.sharing import Sharing
+from pushgate.reload import Reload
 from pushgate.server import Application, Document, Identify
 from pushgate.spool import Spool
+from pushgate.spool.cipher import Keys
+from pushgate.spool.limits import MB, Limits
 from pushgate.spool.memory import MemorySpool
 from pushgate.spool.sqlite import SqliteSpool
 
 log = structlog.get_logger(__name__)
-
-BACKLOG_EVERY_S = 5.0
-PROBE_WITHIN_S = 10.0
 
 
 class Ports(Struct, frozen=True):
@@ -48,6 +49,41 @@ class Ports(Struct, frozen=True):
     management: int | None
 
 
+async def open_spool(
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.time,
+    on_expired: Callable[[str, int], None] | None = None,
+) -> Spool:
+    """The spool that the settings name. Raises `SpoolUnusable`."""
+    window_s, remember_s = settings.dedup.window_s, settings.rejections.remember_s
+    limits = Limits(max_waiting=settings.spool.max_waiting, max_bytes=settings.spool.max_mb * MB)
+    if (path := settings.spool.sqlite_path) is None:
+        return MemorySpool(
+            clock=clock, dedup_window_s=window_s, remember_s=remember_s, on_expired=on_expired, limits=limits
+        )
+    return await SqliteSpool.open(
+        path,
+        clock=clock,
+        dedup_window_s=window_s,
+        remember_s=remember_s,
+        on_expired=on_expired,
+        limits=limits,
+        keys=Keys(tuple(each.get_secret_value() for each in settings.spool.encryption_keys())),
+    )
+
+
+class _Parts(Struct, frozen=True):
+    """What runs, and can be changed while it does."""
+
+    spool: Spool
+    apps: Apps
+    dispatcher: Dispatcher
+    intake: Intake
+    application: Application
+    api: Listener
+
+
 class Gateway:
     """One gateway process, from its settings to its end."""
 
@@ -55,130 +91,95 @@ class Gateway:
         self,
         settings: Settings,
         *,
+        config_file: Path | None = None,
+        load: Callable[[], Settings] | None = None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """With `load`, which reads the settings of `config_file` again, a changed configuration is taken over."""
+        self._began_with = settings
         self._settings = settings
+        """Those that run now, but for what waits for a restart."""
+        self._config_file = config_file
+        self._load = load
         self._clock = clock
         self._jitter = jitter
         self._metrics = Metrics(settings.apps)
-        self._unready: str | None = "starting"
-        self._spool_fault: str | None = None
+        self._health = Health(self._metrics, clock=clock)
+        self._reload: Reload | None = None
+        self._tls_digest = b""
+
+    def reload(self) -> None:
+        """Take over the configuration as it is now, and try again whatever waits for somebody to mend it."""
+        if self._reload is not None:
+            self._reload.ask()
 
     async def run(self, *, stop: asyncio.Event, started: Callable[[Ports], None]) -> int:
         """Serve until `stop` is set, then drain. Returns how many attempts were cut off and left to a successor.
 
         Raises `SpoolUnusable` when the spool is not ours to use, `OSError` when an address cannot be had.
         """
-        settings = self._settings
         async with AsyncExitStack() as stack:
-            spool = await self._open_spool()
-            stack.push_async_callback(spool.close)
-            providers = self._open_providers()
-            for provider in providers.values():
-                stack.push_async_callback(provider.close)
-            await self._warn_of_orphans(spool)
-            dispatcher = self._dispatcher(spool, providers)
-            application = self._application(spool, providers)
+            parts = await self._build(stack)
             management = self._management()
-            api = Listener(application, address=settings.api.listen, tls=self._tls())
             async with asyncio.TaskGroup() as tasks:
                 if management is not None:
                     tasks.create_task(management.serve(), name="management port")
-                dispatching = tasks.create_task(dispatcher.run(), name="dispatcher")
-                serving = tasks.create_task(api.serve(), name="api port")
-                watching = tasks.create_task(self._watch(spool, dispatcher), name="backlog metrics")
-                self._unready = None
-                started(Ports(api.port, None if management is None else management.port))
+                dispatching = tasks.create_task(parts.dispatcher.run(), name="dispatcher")
+                serving = tasks.create_task(parts.api.serve(), name="api port")
+                upkeep = [
+                    tasks.create_task(self._health.watch(parts.spool, parts.dispatcher.lanes), name="health"),
+                    tasks.create_task(self._reload_for_ever(parts), name="reload"),
+                ]
+                self._health.stage = None
+                started(Ports(parts.api.port, None if management is None else management.port))
                 await stop.wait()
-                self._unready = "draining"
-                application.draining = True
-                cut_off = await dispatcher.drain(settings.delivery.drain_s)
-                api.stop()
+                self._health.stage = "draining"
+                parts.application.draining = True
+                for task in upkeep:
+                    task.cancel()
+                cut_off = await parts.dispatcher.drain(self._settings.delivery.drain_s)
+                parts.api.stop()
                 await asyncio.gather(serving, dispatching)
-                watching.cancel()
                 if management is not None:
                     management.stop()
         return cut_off
 
-    async def _open_spool(self) -> Spool:
+    # --- the parts
+
+    async def _build(self, stack: AsyncExitStack) -> _Parts:
         settings = self._settings
-        window_s, remember_s = settings.dedup.window_s, settings.rejections.remember_s
-        if (path := settings.spool.sqlite_path) is None:
-            return MemorySpool(
-                clock=self._clock,
-                dedup_window_s=window_s,
-                remember_s=remember_s,
-                on_expired=self._count_expired,
-            )
-        return await SqliteSpool.open(
-            path,
-            clock=self._clock,
-            dedup_window_s=window_s,
-            remember_s=remember_s,
-            on_expired=self._count_expired,
+        spool = await open_spool(settings, clock=self._clock, on_expired=self._count_expired)
+        stack.push_async_callback(spool.close)
+        apps = Apps(clock=self._clock)
+        stack.push_async_callback(apps.close)
+        apps.change(settings.apps)
+        await self._warn_of_orphans(spool)
+        timing = Timing(
+            clock=self._clock, monotonic=time.monotonic, jitter=self._jitter, scale=settings.delivery.retry_scale
         )
-
-    def _count_expired(self, lane: str, count: int) -> None:
-        if (ending := self._metrics.endings.get((lane, "expired"))) is not None:
-            ending.inc(count)
-        log.warning("out of time", lane=lane, count=count, reason="never leased")
-
-    def _open_providers(self) -> Mapping[str, Provider]:
-        """One provider for each app. Lanes of one key share its token; connections too, where trust is equal."""
-        sharing = Sharing()
-        opened: dict[str, Provider] = {}
-        for app_id, app in self._settings.apps.items():
-            match app:
-                case apns.Settings():
-                    opened[app_id] = apns.ApnsProvider.open(app, sharing=sharing, clock=self._clock)
-                case fcm.Settings():
-                    opened[app_id] = fcm.FcmProvider.open(app, sharing=sharing, clock=self._clock)
-                case _:
-                    assert_never(app)
-        return opened
-
-    def _dispatcher(self, spool: Spool, providers: Mapping[str, Provider]) -> Dispatcher:
-        policies: Mapping[str, retry.Policy] = {"apns": retry.APNS, "fcm": retry.FCM}
-        apps, rejections = self._settings.apps, self._settings.rejections
-        breaker = BreakerLimits(rejections.breaker_share, rejections.breaker_count, rejections.breaker_window_s)
-        return Dispatcher(
-            spool,
-            lanes={
-                app_id: LaneSettings(provider, policies[apps[app_id].provider], apps[app_id].max_in_flight, breaker)
-                for app_id, provider in providers.items()
-            },
-            timing=Timing(
-                clock=self._clock,
-                monotonic=time.monotonic,
-                jitter=self._jitter,
-                scale=self._settings.delivery.retry_scale,
-            ),
-            metrics=self._metrics,
-        )
-
-    def _application(self, spool: Spool, providers: Mapping[str, Provider]) -> Application:
-        settings = self._settings
+        dispatcher = Dispatcher(spool, lanes=apps.lanes(settings), timing=timing, metrics=self._metrics)
         intake = Intake(
             spool,
-            apps={
-                app_id: App(provider.refuse, frozenset(settings.apps[app_id].forward_data))
-                for app_id, provider in providers.items()
-            },
+            apps=apps.intakes(),
             metrics=self._metrics,
             clock=self._clock,
             max_age_s=settings.spool.max_age_s,
             look_for_repeats=settings.dedup.window_s > 0,
         )
-        return Application(
+        application = Application(
             intake,
             limits=wire.Limits(settings.api.max_request_kb, settings.api.max_notification_kb),
             base_path=settings.api.base_path,
             request_timeout_s=settings.api.request_timeout_s,
-            identify=self._identify(),
+            identify=_identify(settings),
             documents=self._documents(),
             metrics=self._metrics,
         )
+        if settings.api.tls is not None:
+            self._tls_digest = digest(settings.api.tls)
+        api = Listener(application, address=settings.api.listen, tls=_tls(settings))
+        return _Parts(spool, apps, dispatcher, intake, application, api)
 
     def _documents(self) -> Mapping[str, Document]:
         settings, api = self._settings, self._settings.api
@@ -195,50 +196,16 @@ class Gateway:
             "docs": Document("text/html; charset=utf-8", openapi.render(document).encode()),
         }
 
-    def _identify(self) -> Identify:
-        if self._settings.api.auth == "none":
-            return callers.anyone
-        return callers.by_certificate(
-            [
-                callers.Entry(
-                    Caller(client.name, client.apps, client.plain),
-                    san=client.san,
-                    subject=client.subject,
-                    sha256=client.sha256,
-                    spki_sha256=client.spki_sha256,
-                )
-                for client in self._settings.clients
-            ]
-        )
-
     def _management(self) -> Listener | None:
         address = self._settings.management.listen
         if not address:
             return None
-        return Listener(
-            Console(unready=lambda: self._unready or self._spool_fault, metrics=self._metrics.text), address=address
-        )
+        return Listener(Console(unready=self._health.unready, metrics=self._metrics.text), address=address)
 
-    async def _watch(self, spool: Spool, dispatcher: Dispatcher) -> None:
-        """Keep readiness and the metrics of what waits and flies up to date."""
-        while True:
-            try:
-                async with asyncio.timeout(PROBE_WITHIN_S):
-                    await spool.probe()
-                    backlog = await spool.backlog()
-            except (SpoolError, TimeoutError) as fault:
-                told = str(fault) or "no answer in time"
-                log.error("spool takes nothing", fault=told)
-                self._spool_fault = f"the spool takes nothing: {told}"
-            else:
-                self._spool_fault = None
-                now = self._clock()
-                self._metrics.backlog(
-                    {lane: (each.waiting, max(now - each.oldest_at, 0.0)) for lane, each in backlog.items()}
-                )
-            for lane in dispatcher.lanes.values():
-                self._metrics.in_flight[lane.name].set(lane.in_flight)
-            await asyncio.sleep(BACKLOG_EVERY_S)
+    def _count_expired(self, lane: str, count: int) -> None:
+        if (ending := self._metrics.endings.get((lane, "expired"))) is not None:
+            ending.inc(count)
+        log.warning("out of time", lane=lane, count=count, reason="never leased")
 
     async def _warn_of_orphans(self, spool: Spool) -> None:
         """Say which lanes have deliveries but no app that would send them: they wait until their time is up."""
@@ -246,6 +213,72 @@ class Gateway:
             if lane not in self._settings.apps:
                 log.error("deliveries wait for an app that is not configured", lane=lane, waiting=backlog.waiting)
 
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self._settings.api.tls
-        return None if tls is None else server_tls(tls.cert_file, tls.key_file, tls.client_ca_file)
+    # --- a changed configuration
+
+    async def _reload_for_ever(self, parts: _Parts) -> None:
+        if self._load is None:
+            return
+
+        async def apply(settings: Settings) -> None:
+            await self._take_over(settings, parts)
+
+        self._reload = Reload(load=self._load, apply=apply, files=self._files, refused=self._metrics.refused)
+        await self._reload.run()
+
+    def _files(self) -> list[Path]:
+        """What a running gateway was configured by."""
+        tables = [*self._settings.apps.values(), *([self._settings.api.tls] if self._settings.api.tls else [])]
+        named = [path for table in tables for path in files_of(table)]
+        return [self._config_file, *named] if self._config_file else named
+
+    async def _take_over(self, settings: Settings, parts: _Parts) -> None:
+        """Run with other settings. What may fail comes first: either all of it is taken over, or nothing.
+
+        Raises `CredentialError`, or `OSError` (`ssl.SSLError` is one).
+        """
+        tls, tls_digest = self._changed_tls(settings)
+        replaced = parts.apps.change(settings.apps)
+        self._settings = settings
+        self._metrics.add(settings.apps)
+        flying = await parts.dispatcher.change(parts.apps.lanes(settings))
+        parts.apps.close_behind(replaced, flying)
+        parts.intake.apps = parts.apps.intakes()
+        if settings.api.auth == self._began_with.api.auth:
+            parts.application.identify = _identify(settings)
+        if tls is not None:
+            await parts.api.change_tls(tls)
+            self._tls_digest = tls_digest
+        await parts.dispatcher.retry_now()
+        log.info("configuration taken over", apps=len(settings.apps), providers_replaced=len(replaced))
+        if waiting := waiting_for_restart(self._began_with, settings):
+            log.warning("configuration changed where only a restart helps", keys=waiting)
+        await self._warn_of_orphans(parts.spool)
+
+    def _changed_tls(self, settings: Settings) -> tuple[ssl.SSLContext | None, bytes]:
+        """The new context for callers where its files or their names have changed, and what its files hold."""
+        before, after = self._settings.api.tls, settings.api.tls
+        if self._began_with.api.tls is None or after is None:
+            return None, b""
+        now = digest(after)
+        return (None if before == after and now == self._tls_digest else _tls(settings)), now
+
+
+def _identify(settings: Settings) -> Identify:
+    if settings.api.auth == "none":
+        return callers.anyone
+    return callers.by_certificate([_entry(client) for client in settings.clients])
+
+
+def _entry(client: Client) -> callers.Entry:
+    return callers.Entry(
+        Caller(client.name, client.apps, client.plain),
+        san=client.san,
+        subject=client.subject,
+        sha256=client.sha256,
+        spki_sha256=client.spki_sha256,
+    )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    tls = settings.api.tls
+    return None if tls is None else server_tls(tls.cert_file, tls.key_file, tls.client_ca_file)

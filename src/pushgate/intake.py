@@ -69,7 +69,8 @@ class Intake:
         look_for_repeats: bool,
     ) -> None:
         self._store = store
-        self._apps = apps
+        self.apps = apps
+        """What can be sent to. May be replaced at any time: each request goes by what stood there when it came."""
         self._metrics = metrics
         self._clock = clock
         self._max_age_s = max_age_s
@@ -77,11 +78,12 @@ class Intake:
 
     async def accept(self, notifications: Sequence[Notification], caller: Caller) -> list[Verdict]:
         """One verdict for each notification, in order. Raises `SpoolUnavailable` when nothing could be stored."""
+        apps = self.apps
         tallies = [_Tally() for _ in notifications]
         wanted: list[tuple[_Tally, Notification, Device]] = []
         room_bytes = MAX_FAN_OUT_BYTES
         for tally, notification in zip(tallies, notifications, strict=True):
-            devices = self._reachable(tally, notification, caller)
+            devices = self._reachable(tally, notification, caller, apps)
             if len(devices) > FEW_DEVICES:
                 if (size := len(devices) * _size_without_devices(notification)) > room_bytes:
                     self._fault(tally, "refused", "too large for so many devices: send it in several requests")
@@ -89,14 +91,16 @@ class Intake:
                 room_bytes -= size
             wanted += [(tally, notification, device) for device in devices]
         dead = await self._store.rejected_among([device for _, _, device in wanted]) if wanted else frozenset()
-        deliveries = self._fan_out(wanted, dead)
+        deliveries = self._fan_out(wanted, dead, apps)
         if deliveries:
             repeats = await self._store.put(deliveries)
             if repeats:
                 self._metrics.repeats.inc(repeats)
         return [tally.verdict() for tally in tallies]
 
-    def _reachable(self, tally: _Tally, notification: Notification, caller: Caller) -> Sequence[Device]:
+    def _reachable(
+        self, tally: _Tally, notification: Notification, caller: Caller, apps: Mapping[str, App]
+    ) -> Sequence[Device]:
         """The devices of it that can be sent to at all. What is wrong with the others goes into the tally."""
         if isinstance(notification, EncryptedNotification):
             if not _MONTH.fullmatch(notification.time_message_encrypted):
@@ -109,10 +113,10 @@ class Intake:
                 devices = tuple({(device.app_id, device.pushkey): device for device in devices}.values())
             elif not devices:
                 self._fault(tally, "no_devices", "no devices")
-        known = [device for device in devices if device.app_id in self._apps]
+        known = [device for device in devices if device.app_id in apps]
         if len(known) != len(devices):
             for device in devices:
-                if device.app_id not in self._apps:
+                if device.app_id not in apps:
                     self._fault(tally, "unknown_app", f"unknown app_id {_shown(device.app_id)}")
         allowed = [device for device in known if caller.may_send_to(device.app_id)]
         if len(allowed) != len(known):
@@ -125,7 +129,12 @@ class Intake:
                     )
         return allowed
 
-    def _fan_out(self, wanted: Sequence[tuple[_Tally, Notification, Device]], dead: Collection[int]) -> list[Delivery]:
+    def _fan_out(
+        self,
+        wanted: Sequence[tuple[_Tally, Notification, Device]],
+        dead: Collection[int],
+        apps: Mapping[str, App],
+    ) -> list[Delivery]:
         """One delivery for each live device that its provider does not refuse beforehand."""
         now = self._clock()
         expires_at = now + self._max_age_s
@@ -137,13 +146,13 @@ class Intake:
                 continue
             delivery = Delivery(
                 id=ids[position],
-                device=(kept := needed_of(device, self._apps[device.app_id].forward_data)),
+                device=(kept := needed_of(device, apps[device.app_id].forward_data)),
                 notification=only_for(kept, notification),
                 accepted_at=now,
                 expires_at=expires_at,
                 fingerprint=self._fingerprint(notification, device),
             )
-            if (refusal := self._apps[device.app_id].refuse(delivery)) is not None:
+            if (refusal := apps[device.app_id].refuse(delivery)) is not None:
                 self._fault(tally, "refused", f"app_id {_shown(device.app_id)}: {refusal}")
                 continue
             tally.taken += 1

@@ -14,7 +14,7 @@ import re
 import resource
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +53,8 @@ class _Protocol(HttpToolsProtocol):
     _bodiless_bytes = 0
     """What came inside a message and was no body: trailers, sizes of chunks."""
     _head_timer: asyncio.TimerHandle | None = None
+    accepted_with: ssl.SSLContext | None = None
+    """What let the caller in."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -110,6 +112,8 @@ class _Protocol(HttpToolsProtocol):
         self._in_head = False
         self._head_is_here()
         super().on_headers_complete()
+        if self.accepted_with is not self.config.ssl and self.cycle is not None:
+            self.cycle.keep_alive = False  # not closed before: a request might have been on its way
         if len(self.pipeline) > MAX_SENT_AHEAD or self.parser.should_upgrade():
             self.transport.abort()  # an Upgrade that came behind another request: the caller has to ask again
 
@@ -166,22 +170,37 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on the sockets. uvicorn's own has no limit for the time of a handshake."""
         await self.lifespan.startup()
-        config, loop = self.config, asyncio.get_running_loop()
+        self.servers = [await self._accept_from(each) for each in sockets or ()]
+        self.started = True
+
+    async def change_tls(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext) -> None:
+        """New connections get this context; those that are open are closed behind their next answer.
+
+        The queue of connections that wait to be accepted belongs to the socket: none of them is lost.
+        """
+        old, self.config.ssl = self.servers, tls
+        self.servers = [await self._accept_from(each) for each in sockets]
+        for server in old:
+            server.close()
+
+    async def _accept_from(self, listening: socket.socket) -> asyncio.Server:
+        """Accept connections from a socket, which stays open when the server closes."""
+        config = self.config
+
+        tls = config.ssl
 
         def connection() -> asyncio.Protocol:
-            return _Protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+            made = _Protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+            made.accepted_with = tls
+            return made
 
-        self.servers = [
-            await loop.create_server(
-                connection,
-                sock=each,
-                ssl=config.ssl,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=HANDSHAKE_WITHIN_S if config.ssl else None,
-            )
-            for each in sockets or ()
-        ]
-        self.started = True
+        return await asyncio.get_running_loop().create_server(
+            connection,
+            sock=listening.dup(),
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_WITHIN_S if tls else None,
+        )
 
 
 def max_connections() -> int:
@@ -215,6 +234,10 @@ class Listener:
     async def serve(self) -> None:
         """Answer requests until `stop`."""
         await self._server.serve(sockets=[self._socket])
+
+    async def change_tls(self, tls: ssl.SSLContext) -> None:
+        """Go on with another context, without losing a request. Connections of before end with their next answer."""
+        await self._server.change_tls([self._socket], tls)
 
     def stop(self) -> None:
         """Take no new connection, answer what was asked, then end `serve`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import product
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,6 +30,9 @@ ANSWERS = (200, 400, 401, 404, 405, 413, 415, 429, 500, 503)
 ALARMS = ("credentials", "mass_rejection", "outage", "quota")
 
 
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
 class Metrics:
     """The metrics of one gateway, created at zero for these lanes."""
 
@@ -36,7 +40,6 @@ class Metrics:
         # a switch of the process: without it most series would only tell when others began
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
         self.registry = CollectorRegistry()
-        names = tuple(lanes)
         self.notifications = self._counters(
             "pushgate_notifications_total",
             "Notifications by what was answered.",
@@ -47,32 +50,51 @@ class Metrics:
             "pushgate_http_requests_total", "HTTP requests by status.", {"status": tuple(map(str, ANSWERS))}
         )
         self.repeats = Counter("pushgate_repeats_total", "Deliveries left out as repeats.", registry=self.registry)
-        self.attempts = self._counters(
-            "pushgate_attempts_total", "Attempts by outcome.", {"lane": names, "outcome": OUTCOMES}
-        )
-        self.endings = self._counters(
-            "pushgate_deliveries_total", "Deliveries by how they ended.", {"lane": names, "ending": ENDINGS}
-        )
-        seconds = Histogram(
-            "pushgate_attempt_seconds", "Time until the provider's answer.", ["lane"], registry=self.registry
-        )
-        self.attempt_seconds = {lane: seconds.labels(lane) for lane in names}
-        alarm = Gauge(
-            "pushgate_lane_alarm",
-            "1 while a lane is paused for this reason.",
-            ["lane", "alarm"],
+        self._lanes: set[str] = set()
+        self._attempts = self._metric(Counter, "pushgate_attempts_total", "Attempts by outcome.", "outcome")
+        self.attempts: dict[tuple[str, str], Counter] = {}
+        self._endings = self._metric(Counter, "pushgate_deliveries_total", "Deliveries by how they ended.", "ending")
+        self.endings: dict[tuple[str, str], Counter] = {}
+        self._seconds = self._metric(Histogram, "pushgate_attempt_seconds", "Time until the provider's answer.")
+        self.attempt_seconds: dict[str, Histogram] = {}
+        self._alarm = self._metric(Gauge, "pushgate_lane_alarm", "1 while a lane is paused for this reason.", "alarm")
+        self.alarms: dict[tuple[str, str], Gauge] = {}
+        self._flying = self._metric(Gauge, "pushgate_in_flight", "Attempts without an answer yet.")
+        self.in_flight: dict[str, Gauge] = {}
+        self.refused = Gauge(
+            "pushgate_configuration_refused",
+            "1 while the configuration on disk has faults and the one before it goes on.",
             registry=self.registry,
         )
-        self.alarms = {(lane, kind): alarm.labels(lane, kind) for lane in names for kind in ALARMS}
-        flying = Gauge("pushgate_in_flight", "Attempts without an answer yet.", ["lane"], registry=self.registry)
-        self.in_flight = {lane: flying.labels(lane) for lane in names}
         self._waiting = Gauge("pushgate_waiting", "Deliveries on disk.", ["lane"], registry=self.registry)
         self._oldest = Gauge(
             "pushgate_oldest_waiting_seconds", "Age of the oldest delivery.", ["lane"], registry=self.registry
         )
-        self.backlog({})
+        self.add(lanes)
         build = Gauge("pushgate_build_info", "Always 1.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
+
+    def add(self, lanes: Iterable[str]) -> None:
+        """Create the series of these lanes at zero, where they are new. None ever goes: a counter must not vanish."""
+        for lane in lanes:
+            if lane in self._lanes:
+                continue
+            self._lanes.add(lane)
+            self.attempts |= {(lane, outcome): self._attempts.labels(lane, outcome) for outcome in OUTCOMES}
+            self.endings |= {(lane, ending): self._endings.labels(lane, ending) for ending in ENDINGS}
+            self.attempt_seconds[lane] = self._seconds.labels(lane)
+            self.alarms |= {(lane, kind): self._alarm.labels(lane, kind) for kind in ALARMS}
+            self.in_flight[lane] = self._flying.labels(lane)
+        self.backlog({})
+
+    def retire(self, lane: str) -> None:
+        """The lane does not run any more: nothing flies, and nobody is to be alarmed."""
+        self.in_flight[lane].set(0)
+        for kind in ALARMS:
+            self.alarms[(lane, kind)].set(0)
+
+    def _metric(self, kind: type[M], name: str, text: str, *labels: str) -> M:
+        return kind(name, text, ["lane", *labels], registry=self.registry)
 
     def _counters(self, name: str, text: str, labels: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], Counter]:
         """One counter for each combination of label values, all at zero."""

@@ -1,8 +1,10 @@
 """How fast one lane goes: when it pauses, how it feels its way back, which alarms stand. Arithmetic: no clock, no I/O.
 
 Four things pause a whole lane: a fault of our credentials, a quota, so many dead pushkeys that the fault must be ours,
-and an outage (many failures in a row without one proper answer). After a pause a lane starts with one attempt and
-doubles what it dares with each proper answer. Times are those of a clock that is never set back.
+and an outage (many failures in a row without one proper answer). A quota means "too fast": the lane goes on with half
+of what it dared and rises slowly. After any other pause it starts with one attempt and doubles what it dares with each
+proper answer; with each one more, while its rejections are not believed. Times are those of a clock that is never set
+back.
 """
 
 from __future__ import annotations
@@ -16,9 +18,19 @@ from pushgate.retry import Backoff, Policy
 
 OUTAGE = "outage"
 OUTAGE_AFTER_FAILURES = 20
+OUTAGE_OVER_AFTER = 3
+"""So many proper answers in a row end an outage: one among failures does not."""
 OUTAGE_PAUSE = Backoff(1, 60)
 LONGEST_PAUSE_S = 3600.0
 """However long a provider asks to wait: once an hour somebody looks whether it still wants that."""
+RISES = 32
+"""In so many steps, each of one at least, a lane that a quota has slowed down rises from nothing to all."""
+RISE_S = 60.0
+"""That takes it at least so long, for quotas are counted by the minute. With a step for each round trip of 0.1 s it
+would be back at full speed in three seconds and run into the same quota with all that flies (simulated, a lane that
+could go a hundred times as fast as its quota: 10 % of the answers are 429, this way 3 %)."""
+QUOTA_QUIET_S = 300.0
+"""So long after its last pause without another word of a quota, the alarm is over."""
 
 
 class Paused(Struct, frozen=True):
@@ -54,12 +66,26 @@ class Pace:
         self.dares = most
         """How many attempts at once it dares just now."""
         self.paused_until = 0.0
+        self._gate = most
+        """Up to here it doubles what it dares, from here on it rises slowly: a quota has struck at twice as many."""
+        self._answers = 0
+        """Proper answers since the last slow rise."""
+        self._rises_from = 0.0
+        self._quota_until = 0.0
         self._failures_in_a_row = 0
+        self._proper_in_a_row = 0
         self._pauses_in_a_row = 0
         self._alarms: set[str] = set()
 
-    def learn(self, outcome: Outcome, now: float, *, disbelieves: bool = False) -> Change:
-        """What an outcome says about the whole lane. `disbelieves`: its rejections are still held back."""
+    def learn(self, outcome: Outcome, now: float, *, disbelieves: bool = False, began: float | None = None) -> Change:
+        """What an outcome says about the whole lane. `disbelieves`: its rejections are still held back.
+
+        `began` is when the attempt did (`now`, where nobody says). What began before the last pause has ended, or
+        before something was mended, says nothing: one quota is one signal however many were in flight, and a late
+        answer ends no outage.
+        """
+        if (now if began is None else began) < self.paused_until:
+            return None
         match outcome:
             case Deferred(
                 cause=Cause.CREDENTIALS | Cause.QUOTA | Cause.MASS_REJECTION as cause,
@@ -69,7 +95,8 @@ class Pace:
                 return self._pause(cause.value, reason, self._policy[cause], asked_s, now)
             case Deferred(cause=Cause.CONNECTION | Cause.PROVIDER, reason=reason):
                 self._failures_in_a_row += 1
-                if self._failures_in_a_row >= OUTAGE_AFTER_FAILURES:
+                self._proper_in_a_row = 0
+                if OUTAGE in self._alarms or self._failures_in_a_row >= OUTAGE_AFTER_FAILURES:
                     return self._pause(OUTAGE, reason, OUTAGE_PAUSE, None, now)
                 return None
             case Deferred():
@@ -79,23 +106,74 @@ class Pace:
             case _:
                 assert_never(outcome)
 
-    def _pause(self, alarm: str, reason: str, backoff: Backoff, asked_s: float | None, now: float) -> Change:
-        """Answers to what still flies change nothing: one pause at a time."""
-        if now < self.paused_until:
-            return None
+    def mended(self, now: float, *, policy: Policy | None = None, most: int | None = None) -> None:
+        """The provider's settings or key were mended: try at once, with one attempt, as if nothing had been.
+
+        The alarms stand until the provider's answers end them. `policy` and `most` are those of the new settings, where
+        they are others.
+        """
+        self._policy = policy or self._policy
+        self._most = most or self._most
+        self.paused_until = now
+        self.dares = 1
+        self._gate = self._most
+        self._failures_in_a_row = self._proper_in_a_row = self._pauses_in_a_row = 0
+
+    def _pause(self, alarm: str, reason: str, backoff: Backoff, asked_s: float | None, now: float) -> Paused:
         self._pauses_in_a_row += 1
+        self._proper_in_a_row = 0
         wait_s = backoff.wait_s(self._pauses_in_a_row) if asked_s is None else min(max(asked_s, 1.0), LONGEST_PAUSE_S)
         self.paused_until = now + wait_s * self._scale
-        self.dares = 1
+        if alarm == Cause.QUOTA:
+            self.dares = self._gate = max(self.dares // 2, 1)
+            self._rises_from = self._quota_until = self.paused_until
+            self._answers = 0
+        else:
+            self.dares = 1
         self._alarms.add(alarm)
         return Paused(alarm, reason, wait_s * self._scale)
 
-    def _recover(self, now: float, *, disbelieves: bool) -> Change:
+    def _recover(self, now: float, *, disbelieves: bool) -> Resumed | None:
         """The provider answers properly: dare more, and end the alarms that this ends."""
-        if now < self.paused_until:
-            return None
-        self._failures_in_a_row = self._pauses_in_a_row = 0
-        self.dares = min(self.dares * 2, self._most)
-        over = self._alarms - {Cause.MASS_REJECTION.value} if disbelieves else self._alarms
-        self._alarms = self._alarms - over
+        self._failures_in_a_row = 0
+        self._proper_in_a_row += 1
+        over = {alarm for alarm in self._alarms if self._is_over(alarm, now, disbelieves=disbelieves)}
+        self._alarms -= over
+        if OUTAGE not in self._alarms:
+            self._pauses_in_a_row = 0
+        self._dare_more(now, disbelieves=disbelieves)
         return Resumed(frozenset(over)) if over else None
+
+    def _is_over(self, alarm: str, now: float, *, disbelieves: bool) -> bool:
+        """Whether a proper answer ends the alarm.
+
+        That of a quota stands on while the lane goes slower, until all has been quiet for a while. Did it end with the
+        first proper answer, it would come and go each minute where a quota binds; and did it wait until the lane dares
+        all again, it would stand for days where little is sent, though nothing is held up there.
+        """
+        match alarm:
+            case Cause.MASS_REJECTION:
+                return not disbelieves
+            case Cause.QUOTA:
+                return now >= self._quota_until + QUOTA_QUIET_S * self._scale
+            case _:
+                return alarm != OUTAGE or self._proper_in_a_row >= OUTAGE_OVER_AFTER
+
+    def _dare_more(self, now: float, *, disbelieves: bool) -> None:
+        if disbelieves:
+            self.dares = min(self.dares + 1, self._most)
+        elif self.dares < self._gate:
+            self.dares = min(self.dares * 2, self._gate)
+        elif self.dares < self._most:
+            self._rise(now)
+        if self.dares == self._most:
+            self._gate = self._most
+
+    def _rise(self, now: float) -> None:
+        """One step after a round trip's worth of proper answers, if enough time has passed."""
+        self._answers += 1
+        step = max(self._most // RISES, 1)
+        if self._answers >= self.dares and now - self._rises_from >= RISE_S * self._scale * step / self._most:
+            self.dares = min(self.dares + step, self._most)
+            self._rises_from = now
+            self._answers = 0

@@ -8,6 +8,7 @@ page of the API.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ UNAUTHENTICATED = "Missing or invalid mutual TLS (mTLS) certificate."
 UNEXPECTED = "Unexpected failure during processing."
 OVERLOADED = "Push Gateway under maintenance or overloaded."
 RETRY_AFTER_S = 5
+TELL_EVERY_S = 5.0
 LINGER_S = 1.0
 """How long a caller whose body was refused is listened to, so that it reads the answer instead of a reset."""
 
@@ -67,8 +69,10 @@ class Application:
         self._intake = intake
         self._limits = limits
         self._request_timeout_s = request_timeout_s
-        self._identify = identify
+        self.identify = identify
+        """Who sends a request. May be replaced at any time."""
         self._metrics = metrics
+        self._tell_again_at = 0.0
         self.draining = False
         """While true every notification is answered 503."""
         root = f"{base_path}/push/v1"
@@ -89,7 +93,7 @@ class Application:
             status, body = refused.status, wire.encode_error(refused.error, refused.details)
             headers = _headers_of(refused, scope)
         except SpoolUnavailable as fault:
-            log.error("spool takes nothing", fault=str(fault))
+            self._tell(fault)
             status, body, headers = 503, wire.encode_error(OVERLOADED), [(b"retry-after", b"%d" % RETRY_AFTER_S)]
         except asyncio.CancelledError:
             raise
@@ -104,9 +108,16 @@ class Application:
         await _linger(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def _tell(self, fault: SpoolUnavailable) -> None:
+        """Now and then: there may be thousands of requests a second that meet the same fault."""
+        now = time.monotonic()
+        if now >= self._tell_again_at:
+            self._tell_again_at = now + TELL_EVERY_S
+            log.error("spool takes nothing", fault=str(fault))
+
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         try:
-            caller = self._identify(scope)
+            caller = self.identify(scope)
             found = self._find(scope, caller)
             body = await self._body(scope, receive, found) if isinstance(found, _Route) else b""
         except RequestError as refused:

@@ -57,6 +57,8 @@ class Stage(Struct, frozen=True):
 
     apns: ApnsEmulator
     fcm: FcmEmulator
+    landscape: Landscape
+    """The certificates and keys of all of it, for whoever adds to the stage."""
     folder: Path
     ca_file: Path
     caller_cert_file: Path
@@ -73,10 +75,12 @@ async def set_stage(
     port: int = 0,
     management_port: int = 0,
     temper: Temper = Temper.STRICT,
+    more: str = "",
 ) -> AsyncIterator[Stage]:
     """Start both emulators and write what a gateway and a caller need. Port 0: any that is free.
 
-    Raises `OSError` when a port is taken or the folder cannot be written.
+    `more` is TOML with tables that the stage's configuration does not have, put behind it. Raises `OSError` when a
+    port is taken or the folder cannot be written.
     """
     land = Landscape(folder, project_id=PROJECT_ID)
     apns = ApnsEmulator(
@@ -115,8 +119,9 @@ async def set_stage(
                     caller=CALLER,
                     caller_cert=caller_cert.name,
                 )
+                + more
             )
-            yield Stage(apns, fcm, folder, land.ca_file, caller_cert, caller_key, config_file)
+            yield Stage(apns, fcm, land, folder, land.ca_file, caller_cert, caller_key, config_file)
         finally:
             await fcm.close()
     finally:

@@ -1,15 +1,18 @@
 """Every spool keeps the promises of `spool.Spool`: one suite, run over each of them.
 
-SQLite runs twice: as it is, and with so little memory that nearly everything goes by way of the disk.
+SQLite runs three times: as it is, with so little memory that nearly everything goes by way of the disk, and with
+payloads that are encrypted there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pushgate.errors import SpoolUnavailable
+from pushgate.errors import SpoolFull, SpoolUnavailable
 from pushgate.model import Counts, Delivery, Device, EncryptedNotification, PlainNotification, Prio
 from pushgate.outcome import Rejected
-from pushgate.spool import Lease, Spool
+from pushgate.spool import KnownRejection, Lease, Spool
+from pushgate.spool.cipher import Keys
+from pushgate.spool.limits import Limits
 from pushgate.spool.memory import MemorySpool
 from pushgate.spool.sqlite import SqliteSpool
 from tests.samples import CIPHERTEXT
@@ -31,7 +36,7 @@ LANE, OTHER = "de.example.app.apns", "example-project.app.firebase"
 START = 1_760_000_000.0
 DAY_S = 86_400
 REMEMBER_S = 30 * DAY_S
-KINDS = ("memory", "sqlite", "sqlite-little-memory")
+KINDS = ("memory", "sqlite", "sqlite-little-memory", "sqlite-encrypted")
 DURABLE = KINDS[1:]
 LITTLE_MEMORY: dict[str, Any] = {"memory_rows": 2, "memory_bytes": 8_000}
 
@@ -52,6 +57,7 @@ class Place:
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
         self.clock = Clock()
+        self.keys = Keys((secrets.token_bytes(32),))
         self.expired: Counter[str] = Counter()
         self._folder = folder / "0"
         self._folder.mkdir()
@@ -64,8 +70,10 @@ class Place:
         if self.kind == "memory":
             spool = MemorySpool(**options)
         else:
-            if self.kind == "sqlite-little-memory":
+            if self.kind != "sqlite":
                 options |= LITTLE_MEMORY
+            if self.kind == "sqlite-encrypted":
+                options["keys"] = self.keys
             spool = await SqliteSpool.open(self._folder / "spool.db", **options)
         self._opened.append(spool)
         return spool
@@ -298,6 +306,48 @@ async def test_who_waits_is_woken_when_a_deferred_delivery_is_due(place: Place) 
     assert ids(await soon(spool)) == [delivery(1).id]
 
 
+async def test_hastened_deliveries_come_at_once_the_oldest_first(place: Place) -> None:
+    spool = await place.open()
+    assert await spool.hasten(LANE) == 0
+    for number in range(4):
+        await spool.put([delivery(number, at=START + number), delivery(10 + number, lane=OTHER)])
+    for lease in await drain(spool):
+        await spool.nack([lease], delay_s=100 - 10 * int(lease.delivery.id[:8]))  # the oldest last
+    await spool.nack(await drain(spool, OTHER), delay_s=100)
+    place.clock.now += 75  # one of them is due already
+    assert await spool.hasten(LANE) == 3
+    assert await spool.hasten(LANE) == 0
+    leases = await drain(spool)
+    assert sorted(ids(leases)) == [delivery(number).id for number in range(4)]
+    assert ids([lease for lease in leases if lease.delivery.id != delivery(3).id]) == [delivery(n).id for n in range(3)]
+    assert {lease.attempt for lease in leases} == {2}
+    assert await nothing(spool, OTHER)
+
+
+async def test_who_waits_is_woken_by_hasten_and_what_is_leased_is_left_alone(place: Place) -> None:
+    spool = await place.open()
+    await spool.put([delivery(1), delivery(2)])
+    (first,), (second,) = await soon(spool, limit=1), await soon(spool, limit=1)
+    await spool.nack([second], delay_s=1000)
+    waiting = asyncio.create_task(spool.lease(LANE, 10))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    assert await spool.hasten(LANE) == 1
+    async with asyncio.timeout(5):
+        assert ids(await waiting) == [second.delivery.id]
+    await spool.ack([first, *waiting.result()])
+    assert await spool.backlog() == {}
+
+
+async def test_what_was_hastened_stays_so_over_a_crash(durable: Place) -> None:
+    spool = await durable.open()
+    await spool.put([delivery(1)])
+    await spool.nack(await soon(spool), delay_s=1000)
+    assert await spool.hasten(LANE) == 1
+    durable.crash()
+    assert [lease.attempt for lease in await soon(await durable.open())] == [2]
+
+
 async def test_ending_a_lease_twice_does_nothing(place: Place) -> None:
     spool = await place.open()
     await spool.put([delivery(1)])
@@ -380,6 +430,126 @@ async def test_rejections_of_a_lane_can_be_forgotten_from_a_moment_on(place: Pla
     assert await spool.rejected_among(devices) == {0, 2}
     assert await spool.forget_rejections(LANE, since=0) == 1
     assert await spool.rejected_among(devices) == {2}
+
+
+async def some_dead(place: Place, spool: Spool) -> list[KnownRejection]:
+    """30 dead pushkeys of two apps, told a second after each other; as the spool tells them."""
+    for number in range(30):
+        app_id, reason = (OTHER, "UNREGISTERED") if number % 3 else (LANE, ("Unregistered", "ExpiredToken")[number % 2])
+        since_ms = None if number % 2 else int(START * 1000) - 500
+        await reject(spool, Device(app_id=app_id, pushkey=f"dead-{number}"), Rejected(reason, since_ms))
+        place.clock.now += 1
+    return list(await spool.rejections())
+
+
+async def test_what_is_remembered_of_the_dead_can_be_looked_at(place: Place) -> None:
+    spool = await place.open()
+    assert await spool.rejections() == []
+    assert await spool.count_rejections() == {}
+    dead = await some_dead(place, spool)
+    assert [each.name for each in dead] == sorted({each.name for each in dead})
+    assert all(re.fullmatch("[0-9a-f]{32}", each.name) for each in dead)
+    assert sorted(each.told_at for each in dead) == [START + n for n in range(30)]
+    assert {(each.app_id, each.reason, each.since) for each in dead} == {
+        (LANE, "Unregistered", START - 0.5),
+        (LANE, "ExpiredToken", None),
+        (OTHER, "UNREGISTERED", START - 0.5),
+        (OTHER, "UNREGISTERED", None),
+    }
+    assert await spool.count_rejections() == {
+        (LANE, "Unregistered"): 5,
+        (LANE, "ExpiredToken"): 5,
+        (OTHER, "UNREGISTERED"): 20,
+    }
+    assert "dead-" not in str(dead)
+
+
+@pytest.mark.parametrize("app_id", ["", LANE, OTHER, "unknown"])
+@pytest.mark.parametrize("limit", [1, 7, 30, 31])
+async def test_pages_of_rejections_make_up_the_whole(place: Place, app_id: str, limit: int) -> None:
+    spool = await place.open()
+    dead = await some_dead(place, spool)
+    pages: list[KnownRejection] = []
+    while page := await spool.rejections(app_id=app_id, after=pages[-1].name if pages else "", limit=limit):
+        assert len(page) <= limit
+        pages += page
+    assert pages == [each for each in dead if app_id in ("", each.app_id)]
+    assert await spool.rejections(after="f" * 32) == []
+    assert await spool.rejections(app_id=app_id, limit=0) == []
+
+
+@pytest.mark.parametrize("app_id", ["", LANE])
+async def test_rejections_are_found_by_the_beginning_of_their_names(place: Place, app_id: str) -> None:
+    spool = await place.open()
+    dead = await some_dead(place, spool)
+    for digits in (1, 2, 3, 31, 32):
+        for prefix in {each.name[:digits] for each in dead}:
+            wanted = [each for each in dead if each.name.startswith(prefix) and app_id in ("", each.app_id)]
+            assert await spool.rejections(app_id=app_id, prefix=prefix) == wanted
+            assert await spool.rejections(app_id=app_id, prefix=prefix.upper()) == wanted
+            if wanted:
+                assert await spool.rejections(app_id=app_id, prefix=prefix, after=wanted[0].name) == wanted[1:]
+    for prefix in ("", "0", "7", "f"):
+        for after in ("", "3", "7c", "f" * 31):
+            wanted = [each for each in dead if each.name.startswith(prefix) and each.name > after]
+            assert await spool.rejections(prefix=prefix, after=after) == wanted
+    for no_prefix in ("x", "0x", " 1", "1_0", "0" * 33, dead[0].name + "0"):
+        assert await spool.rejections(app_id=app_id, prefix=no_prefix) == []
+        assert await spool.forget_rejections(LANE, prefix=no_prefix) == 0
+    assert await spool.rejections() == dead
+
+
+async def test_rejections_can_be_forgotten_by_app_name_and_time(place: Place) -> None:
+    spool = await place.open()
+    dead = await some_dead(place, spool)
+
+    async def forget(since: float = 0, prefix: str = "") -> list[KnownRejection]:
+        """Those that are gone by it."""
+        before = list(await spool.rejections())
+        count = await spool.forget_rejections(LANE, since=since, prefix=prefix)
+        left = await spool.rejections()
+        gone = [each for each in before if each not in left]
+        assert (count, len(left)) == (len(gone), len(before) - len(gone))
+        return gone
+
+    mine = [each for each in dead if each.app_id == LANE]
+    assert await forget(since=START + 21) == [each for each in mine if each.told_at >= START + 21]
+    mine = [each for each in mine if each.told_at < START + 21]
+    one = mine[3].name
+    assert await forget(prefix=next(each for each in dead if each.app_id == OTHER).name) == []
+    assert await forget(since=mine[3].told_at + 1, prefix=one) == []
+    assert await forget(since=mine[3].told_at, prefix=one[:9]) == [mine.pop(3)]
+    assert await forget(since=START + 2, prefix=mine[0].name[:1]) == [
+        each for each in mine if each.name[0] == mine[0].name[0] and each.told_at >= START + 2
+    ]
+    devices = [Device(app_id=LANE, pushkey=f"dead-{number}") for number in range(0, 30, 3)]
+    assert len(await spool.rejected_among(devices)) == len([r for r in await spool.rejections() if r.app_id == LANE])
+    await forget()
+    assert await spool.rejected_among(devices) == frozenset()
+    assert await spool.rejections() == [each for each in dead if each.app_id == OTHER]
+    assert await spool.forget_rejections(OTHER) == 20
+    assert await spool.count_rejections() == {}
+
+
+async def test_lapsed_rejections_are_neither_told_nor_counted(place: Place) -> None:
+    spool = await place.open()
+    dead = await some_dead(place, spool)
+    place.clock.now = START + REMEMBER_S + 19
+    left = [each for each in dead if each.told_at > START + 19]
+    assert await spool.rejections() == left
+    assert await spool.rejections(app_id=LANE, limit=2) == [each for each in left if each.app_id == LANE][:2]
+    assert sum((await spool.count_rejections()).values()) == len(left) == 10
+
+
+async def test_rejections_are_remembered_over_a_crash(durable: Place) -> None:
+    spool = await durable.open()
+    dead = await some_dead(durable, spool)
+    durable.crash()
+    after = await durable.open()
+    assert await after.rejections() == dead
+    assert await after.forget_rejections(LANE) == 10
+    durable.crash()
+    assert len(await (await durable.open()).rejections()) == 20
 
 
 async def test_a_rejection_lapses(place: Place) -> None:
@@ -581,6 +751,124 @@ async def test_the_backlog_counts_what_waits_and_knows_the_oldest(place: Place) 
     assert (backlog[LANE].waiting, backlog[LANE].oldest_at) == (2, START - 300.5)
 
 
+# --- how much may wait
+
+
+async def refused(putting: Awaitable[object]) -> str:
+    """Why there is no room for it."""
+    with pytest.raises(SpoolFull) as caught:
+        await putting
+    assert isinstance(caught.value, SpoolUnavailable)
+    return str(caught.value)
+
+
+async def test_past_max_waiting_nothing_is_put_until_there_is_room(place: Place) -> None:
+    spool = await place.open(limits=Limits(max_waiting=5), dedup_window_s=600)
+    await spool.put([delivery(n, fingerprint=f"{n:016}".encode()) for n in range(4)])
+    held = await soon(spool, limit=2)
+    await spool.probe()
+    too_many = [delivery(n, fingerprint=f"{n:016}".encode()) for n in (8, 9)]
+    fault = await refused(spool.put(too_many))
+    assert re.search(r"full: spool\.max_waiting is 5 .* -> .*by itself", fault)
+    await spool.put([delivery(4, lane=OTHER, fingerprint=b"4" * 16)])
+    await refused(spool.put([delivery(5)]))
+    await refused(spool.probe())
+    assert {lane: each.waiting for lane, each in (await spool.backlog()).items()} == {LANE: 4, OTHER: 1}
+    await spool.ack(held)
+    await spool.probe()
+    assert await spool.put(too_many) == 0, "what was refused is no repeat"
+    await refused(spool.probe())
+    assert ids(await drain(spool)) == [delivery(n).id for n in (2, 3, 8, 9)]
+    assert ids(await drain(spool, OTHER)) == [delivery(4).id]
+
+
+async def test_a_full_spool_still_knows_repeats_and_the_dead_and_lets_everything_end(place: Place) -> None:
+    spool = await place.open(limits=Limits(max_waiting=4), dedup_window_s=600)
+    sent = [delivery(n, fingerprint=f"{n:016}".encode()) for n in range(4)]
+    await spool.put(sent)
+    await refused(spool.put([*sent, delivery(9)]))
+    assert await spool.put(sent) == 4
+    assert await spool.put(sent[:1]) == 1
+    leases = await drain(spool)
+    await spool.nack(leases[:1], delay_s=0)
+    assert await spool.hasten(LANE) == 0
+    await refused(spool.put([delivery(9)]))
+    await spool.reject(leases[1], Rejected("Unregistered"))
+    assert await spool.rejected_among([leases[1].delivery.device]) == {0}
+    assert await spool.put(sent[1:2]) == 0, "one has left, and it was rejected"
+    await refused(spool.put([delivery(9)]))
+    await spool.bury(leases[2:3])
+    await spool.ack(leases[3:])
+    assert await spool.put([delivery(9), delivery(10)]) == 0
+    await refused(spool.put([delivery(11)]))
+    assert sorted(ids(await drain(spool))) == [delivery(n).id for n in (0, 1, 9, 10)]
+
+
+async def test_a_full_spool_takes_more_when_what_was_out_of_time_is_swept(place: Place) -> None:
+    spool = await place.open(limits=Limits(max_waiting=3))
+    await spool.put([delivery(n, life_s=10) for n in range(3)])
+    place.clock.now += 11
+    await refused(spool.put([delivery(4)]))
+    assert await spool.sweep() == 3
+    await spool.put([delivery(n) for n in range(4, 7)])
+    await refused(spool.put([delivery(8)]))
+
+
+@pytest.mark.parametrize("limits", [Limits(max_waiting=50), Limits(max_bytes=250_000)])
+async def test_of_puts_at_the_same_time_only_those_without_room_are_refused(place: Place, limits: Limits) -> None:
+    spool = await place.open(limits=limits)
+    results = await asyncio.gather(
+        *(spool.put([delivery(2 * n), delivery(2 * n + 1)]) for n in range(200)), return_exceptions=True
+    )
+    taken = [n for n, result in enumerate(results) if result == 0]
+    assert all(isinstance(result, SpoolFull) for n, result in enumerate(results) if n not in taken)
+    assert len(taken) == 25 if limits.max_waiting else 40 < len(taken) < 90
+    leases = await drain(spool)
+    assert sorted(ids(leases)) == sorted(delivery(2 * n + more).id for n in taken for more in (0, 1))
+    await spool.ack(leases)
+    assert await spool.put([delivery(n) for n in range(40)]) == 0
+
+
+async def test_past_max_bytes_nothing_is_put_until_there_is_room(place: Place) -> None:
+    most = 1 << 20
+    spool = await place.open(limits=Limits(max_bytes=most), dedup_window_s=600)
+    for turn in range(3):  # and so it does not shrink from turn to turn
+        count = 0
+        with pytest.raises(SpoolFull, match=r"full: spool\.max_mb is 1 MB -> .*by itself"):
+            while True:
+                await spool.put([delivery(count), delivery(count + 1)])
+                count += 2
+        assert most * 0.55 < count * len(CIPHERTEXT) < most
+        with pytest.raises(SpoolFull):
+            await spool.probe()
+            await spool.put([delivery(count)])
+        leases = await drain(spool)
+        assert len(leases) == count
+        await spool.nack(leases[::4], delay_s=0)
+        await spool.bury(leases[1::4])
+        for lease in leases[2::4]:
+            await spool.reject(lease, Rejected("Unregistered"))
+        await spool.ack(leases[3::4])
+        await spool.ack(await drain(spool))
+        assert await spool.backlog() == {}, turn
+        await spool.probe()
+        assert await spool.put([]) == 0
+
+
+async def test_the_limits_hold_over_a_crash(durable: Place) -> None:
+    spool = await durable.open()
+    await spool.put([delivery(n) for n in range(40)])
+    durable.crash()
+    tight = await durable.open(limits=Limits(max_waiting=40))
+    await refused(tight.put([delivery(41)]))
+    await tight.ack(await soon(tight, limit=1))
+    await tight.put([delivery(41)])
+    durable.crash()
+    small = await durable.open(limits=Limits(max_bytes=50_000))
+    assert len(await drain(small)) == 40, "what waits already is not given up"
+    await refused(small.put([delivery(42)]))
+
+
 # --- whether anything could be put
 
 
@@ -622,6 +910,10 @@ async def test_a_closed_spool_refuses_and_tells_who_waits(place: Place) -> None:
         spool.reject(lease, Rejected("Unregistered")),
         spool.bury([lease]),
         spool.rejected_among([lease.delivery.device]),
+        spool.forget_rejections(LANE),
+        spool.rejections(),
+        spool.count_rejections(),
+        spool.hasten(LANE),
         spool.backlog(),
         spool.sweep(),
     ):

@@ -1,14 +1,15 @@
 """Configurations as people write them: what the good ones will run, what is wrong with the bad ones.
 
-Each file says in its own comments what is expected: `#$ NAME=value` sets the environment, `#:` is a line of the answer
-(of a good one: what will run; of a bad one: place and fault), `#>` is a mend that must be among those given.
-`{dir}` is the folder of the file, `{file}` the file.
+Each file says in its own comments what is expected: `#$ NAME=value` sets the environment (`{key}` is a random key of 32
+bytes), `#:` is a line of the answer (of a good one: what will run; of a bad one: place and fault), `#>` is a mend that
+must be among those given. `{dir}` is the folder of the file, `{file}` the file.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import secrets
 import shutil
 import tomllib
 from pathlib import Path
@@ -39,7 +40,7 @@ def lines_of(path: Path, mark: str) -> list[str]:
 def environ_of(path: Path) -> dict[str, str]:
     """The environment that the file wants."""
     pairs = (line.partition("=") for line in lines_of(path, "#$ "))
-    return {name: value for name, _, value in pairs}
+    return {name: value.replace("{key}", secrets.token_hex(32)) for name, _, value in pairs}
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,8 @@ def key_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     (folder / "data").mkdir()
     (folder / "proxy.login").write_text("user:password")
+    (folder / "spool.key").write_text(f"# newest first\n{secrets.token_hex(32)}\n\n{secrets.token_hex(32)}\n")
+    (folder / "short.key").write_text(f"{secrets.token_hex(32)}\n{secrets.token_hex(31)}\n")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     server = authority.issue_cert("localhost")
@@ -147,6 +150,7 @@ def test_the_default_file_is_valid_with_every_line_switched_on(tmp_path: Path) -
         "does nothing": "of those two ways, and a login without a proxy",
         "they do": "clients that nobody asks",
         "known by": "each way to know a client's certificate",
+        "not random": "a key of zeros",
     }
     assert faults == expected.keys()
 

@@ -8,97 +8,19 @@ import signal
 import socket
 import ssl
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import httpx
 import pytest
 
-from pushgate.client import GatewayUnavailable, KeyChain, PushGatewayClient, Retries, new_iss, seal
+from pushgate.client import GatewayUnavailable, seal
 from pushgate.emulator import Fault, Step
-from pushgate.model import Device, EncryptedNotification, PlainNotification
-from pushgate.stage import APNS_APP_ID, FCM_APP_ID, Stage, set_stage
+from pushgate.model import Device, PlainNotification
+from pushgate.stage import APNS_APP_ID, FCM_APP_ID
+from tests.processes import CHAIN, pushgate, sealed, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
-
-
-def free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return int(probing.getsockname()[1])
-
-
-class Run:
-    """A `pushgate serve` process and how it is reached."""
-
-    def __init__(self, stage: Stage, port: int) -> None:
-        self.stage = stage
-        self.port = port
-        self.log = b""
-        self.process: Process | None = None
-
-    async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "pushgate", "serve", "--config", str(self.stage.config_file), stdout=PIPE, stderr=PIPE
-        )
-        assert self.process.stderr is not None
-        line = b"-"
-        while b'"serving"' not in line:
-            line = await self.process.stderr.readline()
-            self.log += line
-            assert line, self.log.decode()
-
-    async def end(self, number: signal.Signals) -> int:
-        """Send a signal and return the exit code. Everything that was logged is in `log` then."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        _, rest = await self.process.communicate()
-        self.log += rest
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-    def client(self, attempts: int = 0) -> PushGatewayClient:
-        return PushGatewayClient(
-            f"https://localhost:{self.port}/push/v1/",
-            cert_file=str(self.stage.caller_cert_file),
-            key_file=str(self.stage.caller_key_file),
-            ca_file=str(self.stage.ca_file),
-            retries=Retries(count=attempts),
-        )
-
-    def got(self) -> set[str]:
-        """The pushkeys of all devices that got something."""
-        return {*self.stage.apns.devices(), *self.stage.fcm.devices()}
-
-    async def until(self, wanted: set[str]) -> None:
-        async with asyncio.timeout(30):
-            while not wanted <= self.got():
-                await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def staged(folder: Path) -> AsyncIterator[Run]:
-    port = free_port()
-    async with set_stage(folder, port=port) as stage:
-        run = Run(stage, port)
-        try:
-            yield run
-        finally:
-            if run.process is not None and run.process.returncode is None:
-                run.process.kill()
-                await run.process.communicate()
-
-
-CHAIN = KeyChain.begin(new_iss(), key_identifier="k", month="2026-11")
-
-
-def sealed(number: int) -> EncryptedNotification:
-    """Of both providers in turn, each to a device of its own."""
-    app_id = APNS_APP_ID if number % 2 else FCM_APP_ID
-    pushkey = f"{number:064x}" if number % 2 else f"fcm-device-{number}"
-    return seal(f"message {number}", key=CHAIN.newest).for_device(Device(app_id, pushkey))
 
 
 async def test_what_was_answered_success_survives_kill_9(tmp_path: Path) -> None:
@@ -215,15 +137,6 @@ async def test_a_caller_without_a_certificate_is_401(tmp_path: Path) -> None:
         async with httpx.AsyncClient(verify=trust) as http:
             answer = await http.post(f"https://localhost:{run.port}/push/v1/notify", json={})
         assert answer.status_code == 401
-
-
-async def pushgate(*arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pushgate", *arguments, stdout=PIPE, stderr=PIPE
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def test_a_spool_that_another_gateway_uses_is_named_and_left_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pushgate.errors import SpoolUnavailable, SpoolUnusable
+from pushgate.errors import SpoolFull, SpoolUnavailable, SpoolUnusable
 from pushgate.model import Delivery, Device, PlainNotification
 from pushgate.outcome import Rejected
 from pushgate.spool import Lease
@@ -120,7 +120,7 @@ async def test_more_than_memory_may_hold_waits_on_disk_and_loses_its_turn_to_nob
     spool = await SqliteSpool.open(path, memory_rows=100)
     for start in range(0, 1000, 100):
         await spool.put([delivery(n) for n in range(start, start + 100)])
-    assert 0 < spool._memory.used_bytes < 100 * 3000, "of 1,000 only 100 lie in memory"
+    assert 0 < spool._lanes.memory.used_bytes < 100 * 3000, "of 1,000 only 100 lie in memory"
     got = list(await spool.lease(LANE, 50))
     await spool.nack(got[:5], delay_s=0)  # due at once, behind what waits already
     for n in range(1000, 3000, 10):  # and more comes all the time, as fast as it goes
@@ -154,10 +154,10 @@ async def test_many_lanes_that_start_at_once_do_not_fill_the_memory(path: Path) 
     spool = await SqliteSpool.open(path, memory_bytes=1_000_000, memory_rows=100)
     leases = await asyncio.gather(*(spool.lease(f"lane-{n}", 1) for n in range(60)))
     assert all(len(each) == 1 for each in leases)
-    assert 0 < spool._memory.used_bytes < 3_000_000, "all of them are 12 MB"
+    assert 0 < spool._lanes.memory.used_bytes < 3_000_000, "all of them are 12 MB"
     for n in range(60):
         assert len(leases[n]) + len(await drain_rest(spool, f"lane-{n}", 99)) == 100
-    assert spool._memory.used_bytes == 0
+    assert spool._lanes.memory.used_bytes == 0
     await spool.close()
 
 
@@ -236,6 +236,7 @@ async def test_under_load_erased_content_leaves_the_log_at_an_interval_and_the_l
 
 async def test_what_lapsed_is_forgotten_on_disk_too_in_small_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pushgate.spool.store.FORGET_AT_ONCE", 2)
+    monkeypatch.setattr("pushgate.spool.repeat_log.FORGET_AT_ONCE", 2)
     clock = [time.time()]
     spool = await SqliteSpool.open(path, clock=lambda: clock[0], dedup_window_s=600, remember_s=600)
     for n in range(7):
@@ -402,7 +403,7 @@ def remove_parent(path: Path) -> None:
     ("prepare", "what", "mend"),
     [
         (write_other_application, "another program", "name another file"),
-        (write_other_version, "format 99, this program reads 1", "use the release that made it"),
+        (write_other_version, "format 99, this program reads 1 and 2", "use the release that made it"),
         (write_text, "not a spool", "name another file"),
         (write_damaged, "damaged", "keep a copy"),
         (write_cut_off, "damaged", "keep a copy"),
@@ -567,10 +568,8 @@ async def until_refused(put: Callable[[int], Awaitable[object]]) -> int:
     raise AssertionError("never full")
 
 
-@pytest.mark.parametrize("how", ["the disk is full", "the file may not grow"])
-async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_mended(path: Path, how: str) -> None:
-    limit = 2 << 20
-    spool = await SqliteSpool.open(path, dedup_window_s=600, max_bytes=limit if how == "the file may not grow" else 0)
+async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_mended(path: Path) -> None:
+    spool = await SqliteSpool.open(path, dedup_window_s=600)
 
     def sent(n: int) -> list[Delivery]:
         return [delivery(10 * n + each, size=3000, fingerprint=f"{10 * n + each:016}".encode()) for each in range(10)]
@@ -578,7 +577,7 @@ async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_mended(path: P
     async def put(n: int) -> None:
         await spool.put(sent(n))
 
-    with disk_of(limit if how == "the disk is full" else 1 << 40):
+    with disk_of(2 << 20):
         stored = await until_refused(put)
         assert stored > 20
         later = range(stored, stored + 30)
@@ -587,36 +586,27 @@ async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_mended(path: P
         assert len(refused) > 20
         for fault in refused.values():
             assert isinstance(fault, SpoolUnavailable)
+            assert not isinstance(fault, SpoolFull)
             assert re.search(r"spool\.db: SQLITE_(FULL|IOERR_WRITE): .*goes on by itself", str(fault))
         leases = await drain(spool)
         assert len(leases) == 10 * (stored + len(later) - len(refused)), "all that was taken, nothing that was refused"
-    if how == "the file may not grow":
-        await spool.ack(leases)
-        refused = dict(list(refused.items())[:10])
     for n in refused:
         assert await spool.put(sent(n)) == 0, "what was refused is not taken for a repeat"
-    for n in set(later) - set(refused) if how == "the disk is full" else ():
+    for n in set(later) - set(refused):
         assert await spool.put(sent(n)) == 10
     await spool.close()
     successor = await SqliteSpool.open(path)
     left = {int(lease.delivery.id) for lease in await drain(successor)}
     assert left >= {10 * n + each for n in refused for each in range(10)}
-    assert len(left) == 10 * ((0 if how == "the file may not grow" else len(leases) // 10) + len(refused))
+    assert len(left) == len(leases) + 10 * len(refused)
     await successor.close()
 
 
-@pytest.mark.parametrize("how", ["the disk is full", "the file may not grow"])
-async def test_a_probe_tells_of_a_full_disk_and_when_it_is_mended(path: Path, how: str) -> None:
-    spool = await SqliteSpool.open(path, max_bytes=1 << 20 if how == "the file may not grow" else 0)
+async def test_a_probe_tells_of_a_full_disk_and_when_it_is_mended(path: Path) -> None:
+    spool = await SqliteSpool.open(path)
     await spool.probe()
-    if how == "the disk is full":
-        with disk_of(100), pytest.raises(SpoolUnavailable, match="goes on by itself"):
-            await spool.probe()
-    else:
-        await until_refused(lambda n: spool.put([delivery(n, size=20_000)]))
-        with pytest.raises(SpoolUnavailable, match="SQLITE_FULL"):
-            await spool.probe()
-        await spool.ack(await drain(spool))
+    with disk_of(100), pytest.raises(SpoolUnavailable, match="goes on by itself"):
+        await spool.probe()
     await spool.probe()
     await spool.close()
 
@@ -631,19 +621,6 @@ async def test_a_probe_tells_of_a_file_that_was_removed(path: Path, name: str) -
     await spool.close()
 
 
-async def test_a_probe_that_fails_takes_nothing_down_with_it(path: Path) -> None:
-    spool = await SqliteSpool.open(path, max_bytes=1 << 20)
-    stored = await until_refused(lambda n: spool.put([delivery(n, size=20_000)]))
-    leases = await drain(spool)
-    probed, *others = await asyncio.gather(
-        spool.probe(), *(spool.ack([lease]) for lease in leases), return_exceptions=True
-    )
-    assert isinstance(probed, SpoolUnavailable)
-    assert others == [None] * stored
-    assert await spool.backlog() == {}
-    await spool.close()
-
-
 async def test_a_probe_writes_one_page_and_leaves_nothing(path: Path) -> None:
     spool = await SqliteSpool.open(path)
     size = path.stat().st_size
@@ -655,38 +632,6 @@ async def test_a_probe_writes_one_page_and_leaves_nothing(path: Path) -> None:
     assert spool.commits <= 13, "those at the same time share a commit"
     await spool.close()
     assert path.stat().st_size == size
-
-
-async def test_a_probe_of_a_file_with_few_pages_left_asks_for_one_and_gives_it_back(path: Path) -> None:
-    await (await SqliteSpool.open(path)).close()
-    size = path.stat().st_size
-    spool = await SqliteSpool.open(path, max_bytes=size + 2 * PAGE_BYTES)
-    for _ in range(10):
-        await spool.probe()
-    assert rows_of(path, "repeats") == 0
-    await spool.put([delivery(1, size=100)])
-    await spool.close()
-    spool = await SqliteSpool.open(path, max_bytes=size)
-    with pytest.raises(SpoolUnavailable, match="SQLITE_FULL"):
-        await spool.probe()
-    await spool.close()
-
-
-async def test_one_put_that_is_too_large_does_not_fail_what_shares_its_commit(path: Path) -> None:
-    spool = await SqliteSpool.open(path, max_bytes=2 << 20)
-    await spool.put([delivery(0)])
-    (lease,) = await drain(spool)
-    results = await asyncio.gather(
-        spool.put([delivery(1)]),
-        spool.put([delivery(n, size=60_000) for n in range(100, 200)]),
-        spool.put([delivery(2)]),
-        spool.ack([lease]),
-        return_exceptions=True,
-    )
-    assert [results[0], results[2], results[3]] == [0, 0, None]
-    assert isinstance(results[1], SpoolUnavailable)
-    assert sorted(lease.delivery.id for lease in await drain(spool)) == ["1", "2"]
-    await spool.close()
 
 
 async def test_an_end_that_could_not_be_written_can_be_tried_again(path: Path) -> None:

@@ -239,6 +239,19 @@ async def test_200_is_accepted() -> None:
     assert pool.requests[0][2] == 7
 
 
+async def test_a_certificate_that_has_expired_asks_nobody_and_keeps_the_delivery() -> None:
+    clock, pool = Clock(), FakePool(answer(200))
+    line = Line(lambda: pool)
+    sender = ApnsProvider(
+        settings(), line=line, authority="x.example.org", token=None, clock=clock, good_until=clock.now + 1
+    )
+    assert await sender.send(sealed()) == Accepted()
+    clock.now += 1
+    assert await sender.send(sealed()) == Deferred(Cause.CREDENTIALS, "certificate expired")
+    assert len(pool.requests) == 1
+    assert "certificate expired" in REASONS
+
+
 async def test_pushkey_ts_of_the_device_decides_about_a_410() -> None:
     body = Response(410, b'{"reason":"Unregistered","timestamp":1749000000000}', decoded={})
     sender = provider(body, body)

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 from pydantic import ValidationError
 
+from pushgate.config import Settings as GatewaySettings
+from pushgate.config.summary import overdue
 from pushgate.provider.apns_settings import MAX_ALERT_BYTES, Settings
 from tests.provider_samples import certificate, certificate_pem, private_pem, write, write_signing_key
 
@@ -248,9 +250,6 @@ def test_certificate_can_be_pem_or_p12(tmp_path: Path, content: bytes, key: byte
     assert Settings.model_validate(values).certificate_file == tmp_path / "c"
 
 
-EXPIRED = certificate_pem(certificate(KEY, begins=datetime(2020, 1, 1, tzinfo=UTC)))
-
-
 @pytest.mark.parametrize(
     ("content", "password", "words"),
     [
@@ -258,7 +257,6 @@ EXPIRED = certificate_pem(certificate(KEY, begins=datetime(2020, 1, 1, tzinfo=UT
         (b"-----BEGIN CERTIFICATE-----\n", None, "no certificate in"),
         (certificate_pem(certificate(KEY)), None, "no private key"),
         (pem(ec.generate_private_key(ec.SECP256R1())), None, "does not belong to"),
-        (EXPIRED + private_pem(KEY), None, "expired on 2020-01-31"),
         (pem(password=b"secret"), "other", "wrong password"),
         (pem(password=b"secret"), None, "has a password -> name a password_file"),
         (p12(KEY, b"secret"), "other", "has another password"),
@@ -270,7 +268,6 @@ EXPIRED = certificate_pem(certificate(KEY, begins=datetime(2020, 1, 1, tzinfo=UT
         "broken",
         "no key",
         "another key",
-        "expired",
         "wrong password",
         "no password",
         "p12, wrong password",
@@ -283,6 +280,20 @@ def test_fault_of_a_certificate_is_told(tmp_path: Path, content: bytes, password
     if password is not None:
         values["password_file"] = write(tmp_path / "p", password)
     assert words in faults(values)["certificate_file"]
+
+
+def test_an_expired_certificate_is_no_fault_but_told(tmp_path: Path) -> None:
+    """Of fifty apps forty-nine must still start."""
+    expired = certificate_pem(certificate(KEY, begins=datetime(2020, 1, 1, tzinfo=UTC))) + private_pem(KEY)
+    settings = {
+        name: Settings.model_validate({"bundle_id": "de.example.app", "certificate_file": write(tmp_path / name, file)})
+        for name, file in {"late": expired, "good": pem()}.items()
+    }
+    (told,) = overdue(GatewaySettings(apps=settings), now=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+    assert (told.path, told.fault) == (
+        'apps."late".certificate_file',
+        "expired on 2020-01-31: nothing of this app is sent",
+    )
 
 
 def test_key_and_certificate_together_are_a_fault(good: dict[str, Any], tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_ca_file_replaces_the_systems_trust(tmp_path: Path) -> None:
 def test_client_certificate_is_shown_without_a_file_being_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = write(tmp_path / "c.pem", certificate_pem(certificate(KEY)) + private_pem(KEY))
-    found = read_client_certificate(path, key_path=None, password_path=None, now=NOW)
+    found = read_client_certificate(path, key_path=None, password_path=None)
     shown: list[str] = []
     load = ssl.SSLContext.load_cert_chain
 

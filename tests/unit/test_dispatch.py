@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushgate import dispatch, pace, retry
-from pushgate.dispatch import Dispatcher, LaneSettings, Timing
+from pushgate import lane, pace, retry
+from pushgate.dispatch import Dispatcher
 from pushgate.errors import SpoolUnavailable
+from pushgate.lane import LaneSettings, Timing
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery, Device, EncryptedNotification
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
@@ -38,6 +39,7 @@ class Ledger:
         self.ended: list[tuple[str, str]] = []
         self.delays: list[float] = []
         self.forgotten: list[tuple[str, float]] = []
+        self.hastened: list[str] = []
         self.failures = 0
         self.failures_of: dict[str, int] = {}
         self.bugs = 0
@@ -77,6 +79,11 @@ class Ledger:
         self._fail()
         self.forgotten.append((lane, since))
         return 50
+
+    async def hasten(self, lane: str) -> int:
+        self._fail()
+        self.hastened.append(lane)
+        return 0
 
     async def bury(self, leases: Sequence[Lease]) -> None:
         self._end("bury", leases)
@@ -166,7 +173,7 @@ def sleeps(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
             clock.now += seconds
         await yield_to_others(0)
 
-    monkeypatch.setattr("pushgate.dispatch.asyncio.sleep", sleep)
+    monkeypatch.setattr("pushgate.lane.asyncio.sleep", sleep)
     return asked
 
 
@@ -379,7 +386,7 @@ async def test_a_spool_that_cannot_be_read_is_asked_again(clock: Clock, sleeps: 
     ledger.add(1)
     async with dispatching(ledger, clock, Phone(Accepted())):
         await ledger.until(lambda: bool(ledger.ended))
-    assert sleeps == [dispatch.TROUBLE_S] * 2
+    assert sleeps == [lane.TROUBLE_S] * 2
 
 
 async def test_draining_waits_for_what_flies_and_cuts_off_what_does_not_land(clock: Clock) -> None:
@@ -392,3 +399,111 @@ async def test_draining_waits_for_what_flies_and_cuts_off_what_does_not_land(clo
         lands.set()
         assert await dispatcher.drain(0.05) == 1
     assert ledger.ended == [("ack", "1")]
+
+
+async def test_a_lane_goes_on_with_changed_settings_at_once_and_what_failed_before_is_due(clock: Clock) -> None:
+    ledger = Ledger()
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(Deferred(Cause.CREDENTIALS, "InvalidProviderToken"))) as (
+        dispatcher,
+        metrics,
+    ):
+        await ledger.until(lambda: len(ledger.ended) == 1)  # the lane pauses for 30 s, and nobody moves the clock
+        assert metrics.alarms[(LANE, "credentials")]._value.get() == 1
+        ledger.add(2)
+        how = LaneSettings(sender=Phone(Accepted()), policy=retry.FCM, max_in_flight=100)
+        await dispatcher.change({LANE: how})
+        await ledger.until(lambda: len(ledger.ended) == 2)
+        assert metrics.alarms[(LANE, "credentials")]._value.get() == 0
+    assert ledger.ended == [("nack", "1"), ("ack", "2")]
+    assert ledger.hastened == [LANE]
+
+
+async def test_equal_settings_change_nothing(clock: Clock) -> None:
+    ledger = Ledger()
+    async with dispatching(ledger, clock, Phone(Accepted())) as (dispatcher, _):
+        lane = dispatcher.lanes[LANE]
+        await dispatcher.change({LANE: LaneSettings(lane.how.sender, retry.FCM, 100)})
+        assert (dispatcher.lanes[LANE], ledger.hastened) == (lane, [])
+
+
+@pytest.mark.parametrize(
+    ("late", "verb"),
+    [
+        (Rejected("BadDeviceToken"), "nack"),
+        (Deferred(Cause.CREDENTIALS, "InvalidProviderToken"), "nack"),
+        (Deferred(Cause.CONNECTION, "reset"), "nack"),
+        (Accepted(), "ack"),
+        (Undeliverable("PayloadEmpty"), "bury"),
+    ],
+)
+async def test_an_answer_to_settings_that_were_replaced_rejects_nobody_and_pauses_nothing(
+    clock: Clock, late: Outcome, verb: str
+) -> None:
+    ledger, answers = Ledger(), asyncio.Event()
+
+    class Slow(Phone):
+        async def send(self, delivery: Delivery) -> Outcome:
+            self.asked += 1
+            await answers.wait()
+            return late
+
+    slow = Slow()
+
+    ledger.add(1)
+    async with dispatching(ledger, clock, slow) as (dispatcher, _):
+        while not slow.asked:
+            await asyncio.sleep(0)
+        (flying,) = await dispatcher.change({LANE: LaneSettings(Phone(Accepted()), retry.FCM, 100)})
+        answers.set()
+        await asyncio.wait([flying])
+        assert ledger.ended == [(verb, "1")]
+        assert ledger.delays in ([], [1.0])
+        ledger.add(2)  # and nothing holds up the next one
+        await ledger.until(lambda: len(ledger.ended) == 2)
+
+
+async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: Clock) -> None:
+    ledger, lands = Ledger(), asyncio.Event()
+    for number in range(5):
+        ledger.add(number)
+    async with dispatching(ledger, clock, Phone(lands), Phone(Accepted()), max_in_flight=5) as (dispatcher, metrics):
+        dispatcher.lanes[LANE]._pace.dares = 5
+        while dispatcher.lanes[LANE].in_flight < 5:
+            await asyncio.sleep(0)
+        dispatcher.lanes[LANE]._pace.dares = 7
+        ledger.add(5)
+        ledger.add(6)
+        dispatcher.lanes[LANE]._changed.set()
+        await asyncio.sleep(0)
+        retired = dispatcher.lanes[LANE]
+        other = dispatcher.lanes[OTHER].how
+        flying = await dispatcher.change({OTHER: other})
+        assert LANE not in dispatcher.lanes
+        lands.set()
+        await asyncio.wait(flying)
+        async with asyncio.timeout(5):
+            while len(ledger.ended) + ledger.queues[LANE].qsize() < 7:
+                await asyncio.sleep(0)
+        assert {number for verb, number in ledger.ended if verb == "ack"} >= {str(n) for n in range(5)}
+        while retired in dispatcher._retired:
+            await asyncio.sleep(0)
+        assert metrics.in_flight[LANE]._value.get() == 0
+
+
+async def test_an_open_breaker_stays_open_when_settings_change(clock: Clock, sleeps: list[float]) -> None:
+    """A reload must not make the next fifty rejections believed."""
+    ledger = Ledger()
+    for number in range(60):
+        ledger.add(number)
+    async with dispatching(ledger, clock, Phone(Rejected("BadDeviceToken")), max_in_flight=60) as (dispatcher, _):
+        await ledger.until(lambda: len(ledger.ended) >= 60)
+        rejected = [verb for verb, _ in ledger.ended].count("reject")
+        for number in range(100, 110):
+            ledger.add(number)
+        ended = len(ledger.ended)
+        await dispatcher.change({LANE: LaneSettings(Phone(Rejected("BadDeviceToken")), retry.FCM, 60)})
+        await ledger.until(lambda: len(ledger.ended) >= ended + 3)
+        await dispatcher.retry_now()
+        await ledger.until(lambda: len(ledger.ended) >= ended + 5)
+    assert [verb for verb, _ in ledger.ended].count("reject") == rejected <= 51

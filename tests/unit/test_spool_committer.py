@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from pushgate.errors import SpoolUnavailable
+from pushgate.errors import SpoolFull, SpoolUnavailable
 from pushgate.spool.committer import GROUP_BYTES, Committer, Job
 from pushgate.spool.store import Store
 
@@ -105,6 +105,22 @@ async def test_what_arrives_during_a_commit_shares_the_next_one(bench: Bench) ->
     assert await asyncio.gather(first, *rest) == list("ABCDE")
     assert bench.journal.transactions == [["a"], ["b", "c", "d", "e"]]
     assert bench.committer.commits == 2
+
+
+async def test_a_job_that_is_refused_takes_nobody_with_it(bench: Bench) -> None:
+    bench.journal.gate.clear()
+    first = bench.write("a")
+    await bench.until(bench.journal.entered)
+    full, told = SpoolFull("no room"), list[Exception]()
+    before, after = bench.write("b"), bench.write("c")
+    refused: asyncio.Future[str] = bench.committer.perform(lambda _: full, failed=told.append)
+    bench.journal.gate.set()
+    assert [await first, await before, await after] == ["A", "B", "C"]
+    with pytest.raises(SpoolFull):
+        await refused
+    assert told == [full]
+    assert bench.journal.transactions == [["a"], ["b", "c"]]
+    assert bench.journal.rolled_back == []
 
 
 async def test_nobody_is_told_before_the_commit_is_through(bench: Bench) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,8 @@ import msgspec
 from cyclopts import Parameter
 
 from pushgate import cli
-from pushgate.config import Settings, load
-from pushgate.errors import ConfigError
+from pushgate.config import Settings, load, summary
+from pushgate.errors import ConfigError, ConfigFault
 
 
 def check_config(
@@ -22,7 +24,8 @@ def check_config(
 ) -> int:
     """Check a configuration without starting anything.
 
-    Prints what would run, or every fault with its place and the way to mend it.
+    Prints what would run, or every fault with its place and the way to mend it. A certificate that has expired keeps
+    its app from sending and nobody from starting: it is told, and the exit code is 1.
     """
     try:
         settings = load(config, environ=os.environ)
@@ -32,8 +35,13 @@ def check_config(
         else:
             _explain(config, error)
         return cli.USAGE
-    print(msgspec.json.encode({"ok": True, "faults": []}).decode() if json else settings.describe())
-    return cli.DONE
+    late = summary.overdue(settings, now=time.time())
+    if json:
+        print(msgspec.json.encode({"ok": not late, "faults": late}).decode())
+    else:
+        print(settings.describe())
+        _list(late)
+    return cli.FAILED if late else cli.DONE
 
 
 def load_or_explain(config: Path) -> Settings | None:
@@ -48,5 +56,9 @@ def load_or_explain(config: Path) -> Settings | None:
 def _explain(config: Path, error: ConfigError) -> None:
     count = len(error.faults)
     print(f"{config}: {count} fault{'s' if count > 1 else ''}", file=sys.stderr)
-    for fault in error.faults:
+    _list(error.faults)
+
+
+def _list(faults: Sequence[ConfigFault]) -> None:
+    for fault in faults:
         print(f"\n  {fault.path}\n    {fault.fault}\n    -> {fault.mend}", file=sys.stderr)

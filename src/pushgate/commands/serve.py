@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from pushgate import cli, logs
 from pushgate.commands.check_config import load_or_explain
-from pushgate.config import Settings
+from pushgate.config import Settings, load
 from pushgate.errors import SpoolUnusable
 from pushgate.gateway import Gateway, Ports
 
@@ -36,6 +36,9 @@ def serve(
     The first SIGTERM drains it: new requests are answered 503, what is on its way to a provider is awaited for
     `delivery.drain_s` seconds, everything else stays in the spool. A second one ends it at once. Either way nothing
     is lost.
+
+    A changed configuration is taken over while it runs, as soon as the file or one that it names is changed, or at
+    SIGHUP: apps, keys, certificates, callers. One that has faults is refused and logged.
     """
     settings = load_or_explain(config)
     if settings is None:
@@ -46,19 +49,21 @@ def serve(
             file=sys.stderr,
         )
         return cli.USAGE
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     logs.configure(level=settings.log.level, form=settings.log.format)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        return uvloop.run(_serve(settings))
+        return uvloop.run(_serve(settings, config))
     except (SpoolUnusable, OSError) as fault:
         told = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
         print(f"pushgate cannot start: {told}", file=sys.stderr)
         return cli.FAILED
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, config: Path) -> int:
     stop = asyncio.Event()
+    gateway = Gateway(settings, config_file=config, load=lambda: load(config, environ=os.environ))
 
     def asked_to_stop() -> None:
         if stop.is_set():
@@ -71,6 +76,7 @@ async def _serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop)
-    cut_off = await Gateway(settings).run(stop=stop, started=started)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+    cut_off = await gateway.run(stop=stop, started=started)
     log.info("stopped", cut_off=cut_off)
     return cli.DONE

@@ -30,11 +30,10 @@ from pushgate.config import environment, rules, summary
 from pushgate.config import faults as fault_finding
 from pushgate.config.keys import written
 from pushgate.config.listen import API_LISTEN, MANAGEMENT_LISTEN, Listen, ListenOrOff, Tls, parse_listen
+from pushgate.config.spool_table import DAY_S, DEFAULT_SPOOL, Spool
 from pushgate.errors import ConfigError, ConfigFault
 from pushgate.provider import apns_settings, fcm_settings
 
-DAY_S = 86_400
-DEFAULT_SPOOL = "sqlite:spool.db"
 DEEPEST_TABLE = 8
 """Deeper than any key: what nests deeper is refused before anything walks it."""
 
@@ -110,34 +109,6 @@ class Management(_Table, frozen=True):
     """The port for health and metrics."""
 
     listen: ListenOrOff = MANAGEMENT_LISTEN
-
-
-def _spool_url(url: str) -> str:
-    scheme, _, rest = url.partition(":")
-    if url == "memory:":
-        return url
-    if scheme == "nats":
-        raise ValueError('a spool on NATS is not available yet -> use "sqlite:spool.db"')
-    if scheme != "sqlite" or not rest or rest.startswith(("//", ":")):
-        raise ValueError('not a spool -> write "sqlite:spool.db", "sqlite:/path/spool.db" or "memory:"')
-    path = Path(rest)
-    if not path.parent.is_dir():
-        raise ValueError(f"no such directory: {path.parent} -> create it, or correct the path")
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory -> name a file in it: sqlite:{path}/spool.db")
-    return url
-
-
-class Spool(_Table, frozen=True):
-    """Where deliveries wait."""
-
-    url: Annotated[str, AfterValidator(_spool_url)] = DEFAULT_SPOOL
-    max_age_s: int = Field(default=DAY_S, ge=1, le=DAY_S)
-
-    @property
-    def sqlite_path(self) -> Path | None:
-        """The database file, or None for a spool in memory."""
-        return Path(self.url.removeprefix("sqlite:")) if self.url.startswith("sqlite:") else None
 
 
 class Pacing(_Table, frozen=True):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
 from pushgate.config.rules import IDENTITIES
+from pushgate.errors import ConfigFault
 from pushgate.provider import apns_settings, fcm_settings
 
 if TYPE_CHECKING:
     from pushgate.config.settings import Api, AppSettings, Client, Settings
+    from pushgate.config.spool_table import Spool
 
 
 def describe(settings: Settings) -> str:
@@ -17,6 +20,18 @@ def describe(settings: Settings) -> str:
     lines = list(facts(settings))
     width = max(len(kind) for kind, _ in lines)
     return "\n".join(f"{kind:<{width}}  {text}" for kind, text in lines)
+
+
+def overdue(settings: Settings, *, now: float) -> list[ConfigFault]:
+    """What does not keep a gateway from starting, but keeps an app from sending: certificates that have expired."""
+    late = []
+    for app_id, app in settings.apps.items():
+        shown = apns_settings.client_certificate(app) if isinstance(app, apns_settings.Settings) else None
+        if shown is not None and shown.expires_at <= now:
+            day = f"{datetime.fromtimestamp(shown.expires_at, UTC):%Y-%m-%d}"
+            at = f'apps."{app_id}".certificate_file'
+            late.append(ConfigFault(at, f"expired on {day}: nothing of this app is sent", "have it renewed"))
+    return late
 
 
 def facts(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -29,13 +44,20 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "limits", f"{api.max_request_kb} KB a request, {api.max_notification_kb} KB a notification"
     yield "management", settings.management.listen or "off"
     where = settings.spool.sqlite_path or "in memory: every stop loses what waits"
-    yield "spool", f"{where}, a delivery is tried for {settings.spool.max_age_s} s at most"
+    on_disk = ", encrypted" if settings.spool.is_encrypted else ""
+    yield "spool", f"{where}, a delivery is tried for {settings.spool.max_age_s} s at most{on_disk}"
+    yield "room", _room(settings.spool)
     window_s = settings.dedup.window_s
     yield "repeats", f"known for {window_s} s" if window_s else "all of them are sent"
     for app_id, app in settings.apps.items():
         yield "app", f"{app_id}: {_app(app)}"
     if not settings.apps:
         yield "app", "none: every notification will be refused"
+
+
+def _room(spool: Spool) -> str:
+    most = f"{spool.max_waiting} deliveries" if spool.max_waiting else "any number of deliveries"
+    return f"{most}, {spool.max_mb} MB" if spool.max_mb else f"{most}, as long as the disk has space"
 
 
 def _callers(api: Api, clients: tuple[Client, ...]) -> str:

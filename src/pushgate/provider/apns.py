@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from binascii import a2b_base64
 from functools import lru_cache
@@ -13,20 +14,15 @@ from msgspec import Struct
 
 from pushgate.http2 import Pool, encode_headers
 from pushgate.model import Delivery, Prio
-from pushgate.outcome import Deferred, Outcome, Undeliverable
+from pushgate.outcome import Cause, Deferred, Outcome, Undeliverable
 from pushgate.provider import ProviderRequest
 from pushgate.provider.answer import CONNECTION_REASONS
 from pushgate.provider.apns_answer import ACCEPTED, EXPIRED_TOKEN, NEW_CONNECTION_REASONS, classify
 from pushgate.provider.apns_answer import REASONS as ANSWER_REASONS
 from pushgate.provider.apns_payload import MAX_PAYLOAD_BYTES, Look, fits, is_background, look, payload
-from pushgate.provider.apns_settings import HOSTS, Settings
+from pushgate.provider.apns_settings import HOSTS, Settings, client_certificate
 from pushgate.provider.credentials import ApnsToken, Clock
-from pushgate.provider.key_files import (
-    ClientCertificate,
-    read_client_certificate,
-    read_proxy,
-    read_signing_key,
-)
+from pushgate.provider.key_files import read_proxy, read_signing_key
 from pushgate.provider.peer import Line, target, tls_context
 from pushgate.provider.sharing import Release, Sharing
 
@@ -36,7 +32,8 @@ MAX_PUSHKEY_CHARS = 4096
 
 NOT_A_TOKEN = "the pushkey is not a device token"  # noqa: S105 - not a password
 TOO_LARGE = "too large for APNs"
-REASONS = ANSWER_REASONS | CONNECTION_REASONS | {NOT_A_TOKEN, TOO_LARGE}
+EXPIRED_CERTIFICATE = "certificate expired"
+REASONS = ANSWER_REASONS | CONNECTION_REASONS | {NOT_A_TOKEN, TOO_LARGE, EXPIRED_CERTIFICATE}
 """Every reason that an outcome of this provider can give."""
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
@@ -138,9 +135,12 @@ class ApnsProvider:
         authority: str,
         token: ApnsToken | None,
         clock: Clock,
+        good_until: float = math.inf,
         releases: tuple[Release, ...] = (),
     ) -> None:
+        """`good_until`: when the certificate ends, in unix seconds."""
         self._form = form(settings, authority=authority)
+        self._good_until = good_until
         self._timeout_s = settings.request_timeout_s
         self._line = line
         self._token = token
@@ -155,7 +155,7 @@ class ApnsProvider:
 
         Lanes of the same key share its token, and where host and trust are the same too, the connections.
         """
-        certificate = _certificate(settings, clock)
+        certificate = client_certificate(settings)
         proxy = read_proxy(settings.proxy, settings.proxy_login_file)
         tls = tls_context(ca_file=settings.ca_file, certificate=certificate)
         peer = target(HOSTS[settings.environment], endpoint=settings.endpoint, proxy=proxy, tls=tls)
@@ -165,7 +165,13 @@ class ApnsProvider:
         key = ("apns", peer.host, peer.port, proxy, trust, shown, identity, settings.max_connections)
         line, release = sharing.take(key, lambda: Line(lambda: Pool(peer, max_connections=settings.max_connections)))
         return cls(
-            settings, line=line, authority=peer.authority, token=token, clock=clock, releases=(release, *releases)
+            settings,
+            line=line,
+            authority=peer.authority,
+            token=token,
+            clock=clock,
+            good_until=certificate.expires_at if certificate else math.inf,
+            releases=(release, *releases),
         )
 
     def refuse(self, delivery: Delivery) -> str | None:
@@ -176,6 +182,8 @@ class ApnsProvider:
 
     async def send(self, delivery: Delivery) -> Outcome:
         """Make one attempt, and a second one at once where only our token had expired."""
+        if self._clock() >= self._good_until:
+            return Deferred(Cause.CREDENTIALS, EXPIRED_CERTIFICATE)  # nobody would get as far as to say so
         bearer = self._token.bearer() if self._token else ""
         outcome = await self._attempt(delivery, bearer)
         expired = isinstance(outcome, Deferred) and outcome.reason == EXPIRED_TOKEN
@@ -209,17 +217,6 @@ class ApnsProvider:
         if isinstance(outcome, Deferred) and outcome.reason in NEW_CONNECTION_REASONS:
             self._line.renew()
         return outcome
-
-
-def _certificate(settings: Settings, clock: Clock) -> ClientCertificate | None:
-    if settings.certificate_file is None:
-        return None
-    return read_client_certificate(
-        settings.certificate_file,
-        key_path=settings.certificate_key_file,
-        password_path=settings.password_file,
-        now=clock(),
-    )
 
 
 def _shared_token(settings: Settings, clock: Clock, sharing: Sharing) -> tuple[ApnsToken, bytes, list[Release]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from pushgate.errors import CredentialError
 from pushgate.provider.fields import CaFile, Endpoint, OptionalFile, ProxyLoginFile, ProxyUrl, is_given
-from pushgate.provider.key_files import read_client_certificate, read_signing_key
+from pushgate.provider.key_files import ClientCertificate, read_client_certificate, read_signing_key
 from pushgate.provider.shortening import json_cost
 
 PAYLOAD_KEYS = frozenset(
@@ -147,9 +146,7 @@ class Settings(BaseModel, frozen=True):
     def _certificate_can_be_shown(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None and {"certificate_key_file", "password_file"} <= info.data.keys():
             key_path, password_path = info.data["certificate_key_file"], info.data["password_file"]
-            _checked(
-                lambda: read_client_certificate(path, key_path=key_path, password_path=password_path, now=time.time())
-            )
+            _checked(lambda: read_client_certificate(path, key_path=key_path, password_path=password_path))
         return path
 
     @field_validator("key_id", "team_id")
@@ -182,6 +179,17 @@ class Settings(BaseModel, frozen=True):
             mend = "set key_file with key_id and team_id, or certificate_file"
             raise ValueError(f"{fault} -> {mend}")
         return provider
+
+
+def client_certificate(settings: Settings) -> ClientCertificate | None:
+    """What the connections of an app show, None where it has a key instead. Raises CredentialError."""
+    if settings.certificate_file is None:
+        return None
+    return read_client_certificate(
+        settings.certificate_file,
+        key_path=settings.certificate_key_file,
+        password_path=settings.password_file,
+    )
 
 
 def _checked(read: Callable[[], object]) -> None:

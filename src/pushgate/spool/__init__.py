@@ -34,6 +34,19 @@ class Backlog(Struct, frozen=True):
     """When the oldest of them was accepted, in unix seconds."""
 
 
+class KnownRejection(Struct, frozen=True):
+    """A pushkey that is remembered as dead, without the pushkey."""
+
+    name: str
+    """The keyed hash of app_id and pushkey: 32 hexadecimal digits."""
+    app_id: str
+    reason: str
+    since: float | None
+    """Since when it is dead, where the provider said so, in unix seconds."""
+    told_at: float
+    """When the provider told us, in unix seconds."""
+
+
 class Spool(Protocol):
     """Every spool has these verbs. All raise `SpoolUnavailable` when the store cannot be reached or written."""
 
@@ -42,6 +55,9 @@ class Spool(Protocol):
 
         A repeat has a non-empty fingerprint that was put within the duplicate window (contract: "What the gateway
         remembers"). The fingerprint is remembered in the same transaction that stores the delivery.
+
+        Raises `SpoolFull` where there is no room for all that are new: then none is stored or remembered. Every other
+        verb works in a full spool as in any.
         """
         ...
 
@@ -73,10 +89,32 @@ class Spool(Protocol):
         """
         ...
 
-    async def forget_rejections(self, lane: str, *, since: float) -> int:
+    async def forget_rejections(self, lane: str, *, since: float = 0, prefix: str = "") -> int:
         """Forget the lane's rejections that were told from `since` (unix seconds) on. Returns how many there were.
 
-        For the breaker: what turned out to be our fault must not cost anybody a registration.
+        With `prefix` only those whose name begins with these hexadecimal digits. For the breaker, and for operators:
+        what turned out to be our fault must not cost anybody a registration.
+        """
+        ...
+
+    async def rejections(
+        self, *, app_id: str = "", prefix: str = "", after: str = "", limit: int = 1000
+    ) -> Sequence[KnownRejection]:
+        """What is remembered, in the order of names, from behind the name `after` on, at most `limit`.
+
+        Of one app, or of those whose name begins with the digits of `prefix`, where these are given. Lapsed ones are
+        left out.
+        """
+        ...
+
+    async def count_rejections(self) -> Mapping[tuple[str, str], int]:
+        """How many are remembered, by app_id and reason."""
+        ...
+
+    async def hasten(self, lane: str) -> int:
+        """What was deferred in the lane is due now. Returns how many there were.
+
+        For when what held the lane up was mended. A spool that cannot do it gives 0: they come when they are due.
         """
         ...
 
@@ -89,7 +127,7 @@ class Spool(Protocol):
         ...
 
     async def probe(self) -> None:
-        """Find out whether anything could be put right now. Raises `SpoolUnavailable`.
+        """Find out whether anything could be put right now. Raises `SpoolUnavailable`, so `SpoolFull` too.
 
         Cheap enough for every few seconds: it waits its turn like a put, writes one page and stores nothing.
         """

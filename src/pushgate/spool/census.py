@@ -15,10 +15,13 @@ class Census:
     """What waits, held deliveries included."""
 
     def __init__(self) -> None:
+        self.total = 0
+        """How many wait in all lanes."""
         self._lanes: dict[str, dict[int, _Minute]] = {}
 
     def add(self, lane: str, accepted_ms: int, count: int = 1) -> None:
         """So many more wait, accepted then or later in the same minute."""
+        self.total += count
         minutes = self._lanes.get(lane)
         if minutes is None:
             minutes = self._lanes[lane] = {}
@@ -32,6 +35,7 @@ class Census:
 
     def remove(self, lane: str, accepted_ms: int) -> None:
         """One fewer waits."""
+        self.total -= 1
         minutes = self._lanes[lane]
         minute = minutes[accepted_ms // MINUTE_MS]
         minute.count -= 1
@@ -39,6 +43,10 @@ class Census:
             del minutes[accepted_ms // MINUTE_MS]
             if not minutes:
                 del self._lanes[lane]
+
+    def waiting(self, lane: str) -> int:
+        """How many wait in a lane."""
+        return sum(minute.count for minute in self._lanes.get(lane, {}).values())
 
     def backlog(self) -> dict[str, Backlog]:
         """By lane; a lane where nothing waits is not in it."""

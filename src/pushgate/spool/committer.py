@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from pushgate.errors import SpoolUnavailable
+from pushgate.errors import SpoolError, SpoolUnavailable
 from pushgate.spool.database import unavailable
 from pushgate.spool.store import Store
 
@@ -29,13 +29,17 @@ GROUP_BYTES = 8 << 20
 
 
 class Job(Generic[T]):
-    """What to do in the thread, and what to do with the result on the event loop before anybody else runs."""
+    """What to do in the thread, and what to do with the result on the event loop before anybody else runs.
+
+    What `work` raises undoes the transaction, for the others too. A `SpoolError` that it returns is the end of this
+    job alone, which has done nothing then.
+    """
 
     __slots__ = ("done", "failed", "future", "size", "work")
 
     def __init__(
         self,
-        work: Callable[[Store], T],
+        work: Callable[[Store], T | SpoolError],
         *,
         size: int = 0,
         done: Callable[[T], object] | None = None,
@@ -101,7 +105,7 @@ class Committer:
 
     def perform(
         self,
-        work: Callable[[Store], T],
+        work: Callable[[Store], T | SpoolError],
         *,
         size: int = 0,
         done: Callable[[T], object] | None = None,

@@ -8,13 +8,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import IntEnum
 from pathlib import Path
 
 from pushgate.errors import SpoolUnavailable, SpoolUnusable
 
 APPLICATION_ID = 0x50475370
 """Says that the file is a spool of ours (SQLite file format §1.3.14): "PGSp"."""
-FORMAT = 1
 PAGE_BYTES = 8192
 CHECKPOINT_PAGES = 2000
 """The write-ahead log starts again from its beginning after so many pages: 16 MB."""
@@ -45,8 +45,17 @@ _TABLES = (
         at_ms INTEGER NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX lapsing ON rejections (at_ms)",
+    "CREATE INDEX of_app ON rejections (app_id)",
     "CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
+
+
+class Format(IntEnum):
+    """What the file says about itself. An older release refuses one that it could not read whole."""
+
+    PLAIN = 1
+    SEALED = 2
+    """Some payloads may be sealed."""
 
 
 class Database:
@@ -56,6 +65,7 @@ class Database:
         self.path = path
         self.connection = connection
         self.execute = connection.execute
+        self.format = Format(connection.execute("PRAGMA user_version").fetchone()[0])
         self._files = {each: _identity(each) for each in (path, Path(f"{path}-wal"))}
 
     def check_files(self) -> None:
@@ -67,6 +77,28 @@ class Database:
             if _identity(path) != identity:
                 raise SpoolUnavailable(f"{path} was removed or replaced while in use -> restart the gateway")
 
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything in it or nothing, durable at its end."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:  # SQLite may have undone it itself
+                self.execute("ROLLBACK")
+            raise
+
+    def mark(self, kind: Format) -> None:
+        """Write what the file says about itself."""
+        self.execute(f"PRAGMA user_version = {kind.value}")
+        self.format = kind
+
+    def used_bytes(self) -> int:
+        """What its data takes: pages that are free do not count."""
+        pages, free = (self.execute(f"PRAGMA {count}").fetchone()[0] for count in ("page_count", "freelist_count"))
+        return int(pages - free) * PAGE_BYTES
+
     def close(self) -> None:
         """Let go of the file."""
         self.connection.close()
@@ -76,14 +108,12 @@ def open_database(
     path: Path,
     *,
     entropy: Callable[[], bytes],
-    max_bytes: int = 0,
     check_s: float = CHECK_S,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Database:
     """Open the spool at `path` or make a new one there.
 
-    Checks as much of an old one as it can in `check_s`. With `max_bytes` the file grows no further than that. Raises
-    `SpoolUnusable`, and then nothing was changed.
+    Checks as much of an old one as it can in `check_s`. Raises `SpoolUnusable`, and then nothing was changed.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise SpoolUnusable(f"SQLite {sqlite3.sqlite_version} is too old -> a Python with 3.35 or later")
@@ -96,7 +126,7 @@ def open_database(
                 _create(connection, entropy())
             else:
                 _check(path, connection, check_s, monotonic)
-            _tune(connection, max_bytes)
+            _tune(connection)
             return Database(path, connection)
         except BaseException:
             connection.close()
@@ -198,9 +228,10 @@ def _is_new(path: Path, connection: sqlite3.Connection) -> bool:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application == APPLICATION_ID:
-        if version != FORMAT:
+        if version not in tuple(Format):
+            known = " and ".join(str(each.value) for each in Format)
             raise SpoolUnusable(
-                f"{path}: format {version}, this program reads {FORMAT} -> use the release that made it and let it "
+                f"{path}: format {version}, this program reads {known} -> use the release that made it and let it "
                 "send what waits, or start with a new file"
             )
         return False
@@ -219,7 +250,7 @@ def _create(connection: sqlite3.Connection, secret: bytes) -> None:
         connection.execute(statement)
     connection.execute("INSERT INTO secrets VALUES ('hash', ?)", (secret,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute(f"PRAGMA user_version = {Format.PLAIN.value}")
     connection.execute("COMMIT")
 
 
@@ -237,16 +268,15 @@ def _check(path: Path, connection: sqlite3.Connection, check_s: float, monotonic
         connection.set_progress_handler(None, 0)
 
 
-def _tune(connection: sqlite3.Connection, max_bytes: int) -> None:
+def _tune(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    if max_bytes:
-        connection.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
     connection.execute("BEGIN IMMEDIATE")  # fails here, and not later, where nothing can be written
+    connection.execute("CREATE INDEX IF NOT EXISTS of_app ON rejections (app_id)")  # a file of an earlier release
     connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

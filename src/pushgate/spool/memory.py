@@ -7,16 +7,18 @@ import math
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pushgate.errors import SpoolUnavailable
+from pushgate.errors import SpoolFull, SpoolUnavailable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
-from pushgate.spool import Backlog, Lease
+from pushgate.spool import Backlog, KnownRejection, Lease, envelope
 from pushgate.spool.census import Census
 from pushgate.spool.keyed import KEY_BYTES, REJECTION, REPEAT, KeyedHash
 from pushgate.spool.lane import NEVER_MS, Lane, Memory, Row, State
-from pushgate.spool.rejections import Rejection
+from pushgate.spool.limits import NO_LIMITS, SMALLEST_BYTES, Limits
+from pushgate.spool.rejections import Rejection, Span
 from pushgate.spool.repeats import Repeats
 
 SWEEP_EVERY_S = 30.0
@@ -32,6 +34,7 @@ class MemorySpool:
         dedup_window_s: float = 0,
         remember_s: float = 30 * 86400,
         on_expired: Callable[[str, int], None] | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         key = secrets.token_bytes(KEY_BYTES)
         self._repeat_of = KeyedHash(key, REPEAT)
@@ -45,6 +48,8 @@ class MemorySpool:
         self._lanes: dict[str, Lane] = {}
         self._deferred: dict[str, list[tuple[int, int, Row]]] = {}
         self._next_id = 1
+        self._limits = limits
+        self._used_bytes = 0
         self._memory = Memory(sys.maxsize)
         self._sweep_at = clock() + SWEEP_EVERY_S
         self._closed = False
@@ -54,23 +59,25 @@ class MemorySpool:
         self._check_open()
         now_ms = int(self._clock() * 1000)
         self._repeats.forget_lapsed(now_ms, 10 * len(deliveries))
-        repeats = 0
+        repeats = {n for n, each in enumerate(deliveries) if not self._repeats.claim(each.fingerprint, now_ms)}
+        new = [(each, len(envelope.encode(each))) for n, each in enumerate(deliveries) if n not in repeats]
+        if new and (full := self._refusal([size for _, size in new])) is not None:
+            self._repeats.drop()
+            raise full
+        self._repeats.keep()
         lanes = {}
-        for delivery in deliveries:
-            if not self._repeats.claim(delivery.fingerprint, now_ms):
-                repeats += 1
-                continue
+        for delivery, size in new:
             lane = lanes[delivery.lane] = self._lane(delivery.lane)
             accepted_ms = int(delivery.accepted_at * 1000)
-            row = Row(lane, self._next_id, delivery, accepted_ms=accepted_ms, attempt=1, size=1)
+            row = Row(lane, self._next_id, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
             self._next_id += 1
             self._census.add(lane.name, accepted_ms)
+            self._used_bytes += size
             lane.promise(row)
             lane.redeem(row, kept=True)
-        self._repeats.keep()
         for lane in lanes.values():
             lane.serve()
-        return repeats
+        return len(repeats)
 
     async def rejected_among(self, devices: Sequence[Device]) -> frozenset[int]:
         """See `spool.Spool.rejected_among`."""
@@ -116,14 +123,39 @@ class MemorySpool:
             self._repeats.release(lease.delivery.fingerprint)
             self._repeats.keep()
 
-    async def forget_rejections(self, lane: str, *, since: float) -> int:
+    async def forget_rejections(self, lane: str, *, since: float = 0, prefix: str = "") -> int:
         """See `spool.Spool.forget_rejections`."""
-        self._check_open()
         since_ms = int(since * 1000)
-        found = [name for name, each in self._rejections.items() if each.app_id == lane and each.at_ms >= since_ms]
+        found = [
+            name for name, each in self._remembered(Span.of(prefix)) if each.app_id == lane and each.at_ms >= since_ms
+        ]
         for name in found:
             del self._rejections[name]
         return len(found)
+
+    async def rejections(
+        self, *, app_id: str = "", prefix: str = "", after: str = "", limit: int = 1000
+    ) -> Sequence[KnownRejection]:
+        """See `spool.Spool.rejections`."""
+        found = (name for name, each in self._remembered(Span.of(prefix, after)) if app_id in ("", each.app_id))
+        return [self._rejections[name].known_as(name) for name in heapq.nsmallest(limit, found)]
+
+    async def count_rejections(self) -> Mapping[tuple[str, str], int]:
+        """See `spool.Spool.count_rejections`."""
+        return Counter((each.app_id, each.reason) for _, each in self._remembered(Span.of("")))
+
+    async def hasten(self, lane: str) -> int:
+        """See `spool.Spool.hasten`."""
+        self._check_open()
+        now_ms = int(self._clock() * 1000)
+        deferred = self._deferred.get(lane, [])
+        later = sum(due_ms > now_ms for due_ms, _, _ in deferred)
+        deferred[:] = [(min(due_ms, now_ms), number, row) for due_ms, number, row in deferred]
+        heapq.heapify(deferred)
+        if later:
+            self._lanes[lane].due_at(now_ms)
+            self._lanes[lane].serve()
+        return later
 
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
@@ -139,6 +171,8 @@ class MemorySpool:
     async def probe(self) -> None:
         """See `spool.Spool.probe`."""
         self._check_open()
+        if (full := self._refusal([SMALLEST_BYTES])) is not None:
+            raise full
 
     async def sweep(self) -> int:
         """Erase what is out of time and not leased, and rejections that lapsed. Returns how many deliveries.
@@ -160,7 +194,7 @@ class MemorySpool:
                 deferred[:] = [each for each in deferred if each[2].delivery.expires_at > now]
                 heapq.heapify(deferred)
             for row in (*late, *asleep):
-                self._census.remove(lane.name, row.accepted_ms)
+                self._forget(row)
             count = len(late) + len(asleep)
             swept += count
             if count and self._on_expired is not None:
@@ -178,11 +212,28 @@ class MemorySpool:
             lane.close()
             lane.refuse(SpoolUnavailable("the spool is closed"))
 
+    def _remembered(self, span: Span | None) -> Iterator[tuple[bytes, Rejection]]:
+        """Those in the span that have not lapsed."""
+        self._check_open()
+        now_ms = int(self._clock() * 1000)
+        if span is not None:
+            for name, each in self._rejections.items():
+                if name in span and not each.lapsed(now_ms, self._remember_s):
+                    yield name, each
+
     def _erase(self, leases: Sequence[Lease]) -> int:
         ended = self._ended(leases)
         for row in ended:
-            self._census.remove(row.lane.name, row.accepted_ms)
+            self._forget(row)
         return len(ended)
+
+    def _forget(self, row: Row) -> None:
+        self._census.remove(row.lane.name, row.accepted_ms)
+        self._used_bytes -= row.size
+
+    def _refusal(self, sizes: Sequence[int]) -> SpoolFull | None:
+        """Why there is no room for payloads of these sizes, or None when there is."""
+        return self._limits.refusal(waiting=self._census.total + len(sizes), taken_bytes=self._used_bytes + sum(sizes))
 
     def _ended(self, leases: Sequence[Lease]) -> list[Row]:
         """The rows of those leases that had not ended before."""

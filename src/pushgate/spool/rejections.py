@@ -1,13 +1,19 @@
-"""What is remembered of a dead pushkey, how long it counts, and a filter that answers "never heard of" at once."""
+"""What is remembered of a dead pushkey, how long it counts, how it is named, and a filter for "never heard of"."""
 
 from __future__ import annotations
+
+from string import hexdigits
 
 from msgspec import Struct
 
 from pushgate.model import Device
 from pushgate.outcome import Rejected
+from pushgate.spool import KnownRejection
 from pushgate.spool.keyed import HASH_BYTES
 
+NAME_DIGITS = 2 * HASH_BYTES
+FIRST, LAST = bytes(HASH_BYTES), b"\xff" * HASH_BYTES
+"""No name stands before the one and behind the other."""
 FILTER_BITS = 1 << 26
 _MASK = FILTER_BITS - 1
 
@@ -35,6 +41,47 @@ class Rejection(Struct, frozen=True):
         """Whether the device was registered anew after it."""
         died_ms = self.at_ms if self.since_ms is None else self.since_ms
         return device.pushkey_ts is not None and device.pushkey_ts * 1000 > died_ms
+
+    def known_as(self, name: bytes) -> KnownRejection:
+        """What may be told of it."""
+        since = None if self.since_ms is None else self.since_ms / 1000
+        return KnownRejection(name.hex(), self.app_id, self.reason, since, self.at_ms / 1000)
+
+
+class Span(Struct, frozen=True):
+    """Names from `first` to `last`, both included."""
+
+    first: bytes
+    last: bytes
+
+    @classmethod
+    def of(cls, prefix: str, after: str = "") -> Span | None:
+        """The names that begin with these hexadecimal digits and stand behind a name. None where there can be none."""
+        if not (set(prefix + after) <= set(hexdigits) and len(prefix) <= NAME_DIGITS and len(after) <= NAME_DIGITS):
+            return None
+        first, last = (bytes.fromhex(prefix.ljust(NAME_DIGITS, digit)) for digit in "0f")
+        if len(after) == NAME_DIGITS:
+            first = max(first, _next(bytes.fromhex(after)))
+        else:
+            first = max(first, bytes.fromhex(after.ljust(NAME_DIGITS, "0")))
+        return cls(first, last) if first <= last else None
+
+    def behind(self, name: bytes) -> Span:
+        """What of it stands behind a name."""
+        return Span(_next(name), self.last)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it leaves no name out."""
+        return (self.first, self.last) == (FIRST, LAST)
+
+    def __contains__(self, name: bytes) -> bool:
+        return self.first <= name <= self.last
+
+
+def _next(name: bytes) -> bytes:
+    """What comes right behind a name, in the order of bytes."""
+    return name + b"\0"
 
 
 class Presence:

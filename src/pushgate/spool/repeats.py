@@ -27,6 +27,10 @@ class Repeats:
         self._claimed[fingerprint] = now_ms
         return True
 
+    def disclaim(self, fingerprint: bytes) -> None:
+        """As if it had not been claimed."""
+        self._claimed.pop(fingerprint, None)
+
     def release(self, fingerprint: bytes) -> None:
         """It can be claimed again, at once."""
         self._claimed.pop(fingerprint, None)

@@ -15,29 +15,24 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import structlog
-
 from pushgate.errors import SpoolUnavailable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
-from pushgate.spool import Backlog, Lease, envelope
-from pushgate.spool.committer import Committer, Job
+from pushgate.spool import Backlog, KnownRejection, Lease, envelope
+from pushgate.spool.cipher import NO_KEYS, SALT_BYTES, Cipher, Keys
+from pushgate.spool.committer import Committer
 from pushgate.spool.contents import Contents
 from pushgate.spool.database import explained, open_database
 from pushgate.spool.keyed import KEY_BYTES, REJECTION, REPEAT, KeyedHash
-from pushgate.spool.lane import Lane, Memory, Row, State
+from pushgate.spool.keys_in_use import settle_keys
+from pushgate.spool.lane import Memory, Row, State
+from pushgate.spool.lanes import ROW_BYTES, Lanes
+from pushgate.spool.limits import NO_LIMITS, Limits
+from pushgate.spool.rejection_book import RejectionBook
 from pushgate.spool.rejections import Rejection
-from pushgate.spool.store import Due, Store, Values
+from pushgate.spool.room import Room
+from pushgate.spool.store import HASTEN_AT_ONCE, Store, Values
 from pushgate.spool.sweeper import Sweeper
-
-log = structlog.get_logger(__name__)
-
-ROW_BYTES = 1000
-"""What a row in memory takes beside its payload, about."""
-USUAL_BYTES = 3000
-"""What a row in memory takes as a rule."""
-FEW_ROWS = 16
-"""As many are read at once where memory is full: who waits is served, and no more."""
 
 
 class SqliteSpool:
@@ -48,24 +43,22 @@ class SqliteSpool:
         contents: Contents,
         committer: Committer,
         *,
+        lanes: Lanes,
+        cipher: Cipher,
         clock: Callable[[], float],
         on_expired: Callable[[str, int], None] | None,
-        memory: Memory,
-        memory_rows: int,
     ) -> None:
         self._repeat_of = KeyedHash(contents.secret, REPEAT)
-        self._name_of = KeyedHash(contents.secret, REJECTION)
-        self._presence = contents.presence
+        self._dead = RejectionBook(committer, name_of=KeyedHash(contents.secret, REJECTION), presence=contents.presence)
         self._census = contents.census
         self._next_id = contents.last_id + 1
         self._committer = committer
+        self._lanes = lanes
+        self._cipher = cipher
         self._clock = clock
-        self._memory = memory
-        self._memory_rows = memory_rows
-        self._lanes: dict[str, Lane] = {}
         for name in contents.census.backlog():
-            self._lane(name).due_at(0)
-        self._sweeper = Sweeper(committer, lane=self._lane, census=self._census, on_expired=on_expired)
+            lanes.lane(name).due_at(0)
+        self._sweeper = Sweeper(committer, lane=lanes.lane, census=self._census, on_expired=on_expired)
         self._closed = False
 
     @classmethod
@@ -82,36 +75,42 @@ class SqliteSpool:
         tidy_every_s: float = 5,
         memory_bytes: int = 64 << 20,
         memory_rows: int = 1024,
-        max_bytes: int = 0,
+        limits: Limits = NO_LIMITS,
+        keys: Keys = NO_KEYS,
     ) -> Self:
         """Open the spool at `path` or make a new one there. Raises `SpoolUnusable`, which says how to mend it.
 
         `on_expired` is told of rows that were erased because their time was up while nobody leased them: lane, count.
         At most `memory_rows` of a lane and `memory_bytes` of all lie ready in memory; more waits on disk alone. What
-        was erased is gone from the write-ahead log after `tidy_idle_s` without work, or every `tidy_every_s`. With
-        `max_bytes` the file grows no further, as if the disk were full.
+        was erased is gone from the write-ahead log after `tidy_idle_s` without work, or every `tidy_every_s`. What is
+        put has to fit into `limits`. With `keys` payloads are sealed.
         """
+        cipher = Cipher(keys, salt=secrets.token_bytes(SALT_BYTES))
 
         def load() -> tuple[Store, Contents]:
-            database = open_database(path, entropy=partial(secrets.token_bytes, KEY_BYTES), max_bytes=max_bytes)
-            store = Store(database, clock=clock, dedup_window_s=dedup_window_s, remember_s=remember_s)
+            database = open_database(path, entropy=partial(secrets.token_bytes, KEY_BYTES))
             try:
                 with explained(path):
-                    store.load_repeats()
-                    return store, Contents(database)
+                    settle_keys(database, cipher)
+                    contents = Contents(database)
+                    room = Room(limits, waiting=contents.census.total, used_bytes=database.used_bytes)
+                    store = Store(
+                        database,
+                        clock=clock,
+                        dedup_window_s=dedup_window_s,
+                        remember_s=remember_s,
+                        cipher=cipher,
+                        room=room,
+                    )
+                    return store, contents
             except BaseException:
                 database.close()
                 raise
 
         store, contents = await asyncio.to_thread(load)
-        spool = cls(
-            contents,
-            Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s),
-            clock=clock,
-            on_expired=on_expired,
-            memory=Memory(memory_bytes),
-            memory_rows=memory_rows,
-        )
+        committer = Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s)
+        lanes = Lanes(committer, clock=clock, memory=Memory(memory_bytes), memory_rows=memory_rows)
+        spool = cls(contents, committer, lanes=lanes, cipher=cipher, clock=clock, on_expired=on_expired)
         spool._sweeper.start(sweep_every_s)
         return spool
 
@@ -128,13 +127,13 @@ class SqliteSpool:
         if not deliveries:
             return 0
         now_ms = int(self._clock() * 1000)
-        if self._memory.full:
-            self._make_room()
-        payloads = [envelope.encode(delivery) for delivery in deliveries]
+        self._lanes.make_room()
+        seal = self._cipher.seal
+        payloads = [seal(delivery.lane, envelope.encode(delivery)) for delivery in deliveries]
         rows: list[Row] = []
         values: list[Values] = []
         for delivery, payload in zip(deliveries, payloads, strict=True):
-            lane = self._lane(delivery.lane)
+            lane = self._lanes.lane(delivery.lane)
             lane.spill_if_full()
             accepted_ms = int(delivery.accepted_at * 1000)
             size = len(payload) + ROW_BYTES
@@ -158,18 +157,12 @@ class SqliteSpool:
     async def rejected_among(self, devices: Sequence[Device]) -> frozenset[int]:
         """See `spool.Spool.rejected_among`."""
         self._check_open()
-        if not self._presence:
-            return frozenset()
-        names = [self._name_of(device.app_id, device.pushkey) for device in devices]
-        known = [(position, name, devices[position]) for position, name in enumerate(names) if name in self._presence]
-        if not known:
-            return frozenset()
-        return await self._committer.perform(lambda store: store.dead_among(known))
+        return await self._dead.among(devices)
 
     async def lease(self, lane: str, limit: int) -> Sequence[Lease]:
         """See `spool.Spool.lease`."""
         self._check_open()
-        return await self._lane(lane).lease(limit)
+        return await self._lanes.lane(lane).lease(limit)
 
     async def ack(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.ack`."""
@@ -188,17 +181,38 @@ class SqliteSpool:
 
     async def reject(self, lease: Lease, rejected: Rejected) -> None:
         """See `spool.Spool.reject`."""
-        device = lease.delivery.device
-        name = self._name_of(device.app_id, device.pushkey)
+        device, fingerprint = lease.delivery.device, lease.delivery.fingerprint
         rejection = Rejection.of(device.app_id, rejected, int(self._clock() * 1000))
-        self._presence.add(name)
-        fingerprint = lease.delivery.fingerprint
-        await self._erase((lease,), also=lambda store: store.remember(name, rejection, fingerprint=fingerprint))
+        await self._erase((lease,), also=self._dead.entry(device, rejection, fingerprint=fingerprint))
 
-    async def forget_rejections(self, lane: str, *, since: float) -> int:
+    async def forget_rejections(self, lane: str, *, since: float = 0, prefix: str = "") -> int:
         """See `spool.Spool.forget_rejections`."""
         self._check_open()
-        return await self._committer.perform(lambda store: store.forget_rejections(lane, int(since * 1000)))
+        return await self._dead.forget(lane, since=since, prefix=prefix)
+
+    async def rejections(
+        self, *, app_id: str = "", prefix: str = "", after: str = "", limit: int = 1000
+    ) -> Sequence[KnownRejection]:
+        """See `spool.Spool.rejections`."""
+        self._check_open()
+        return await self._dead.page(app_id=app_id, prefix=prefix, after=after, limit=limit)
+
+    async def count_rejections(self) -> Mapping[tuple[str, str], int]:
+        """See `spool.Spool.count_rejections`."""
+        self._check_open()
+        return await self._dead.count()
+
+    async def hasten(self, lane: str) -> int:
+        """See `spool.Spool.hasten`."""
+        self._check_open()
+        hastened = 0
+        for _ in range(0, self._census.waiting(lane), HASTEN_AT_ONCE):  # what is deferred meanwhile cannot prolong it
+            hastened += (
+                count := await self._committer.perform(partial(_hasten, lane), done=lambda _: self._lanes.due_now(lane))
+            )
+            if count < HASTEN_AT_ONCE:
+                break
+        return hastened
 
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
@@ -226,9 +240,7 @@ class SqliteSpool:
     async def close(self) -> None:
         """See `spool.Spool.close`."""
         self._closed = True
-        for lane in self._lanes.values():
-            lane.close()
-            lane.refuse(SpoolUnavailable("the spool is closed"))
+        self._lanes.close(SpoolUnavailable("the spool is closed"))
         try:
             await self._sweeper.close()
         finally:
@@ -297,58 +309,6 @@ class SqliteSpool:
         for row in rows:
             row.state = State.LEASED
 
-    # --- lanes
-
-    def _lane(self, name: str) -> Lane:
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes[name] = Lane(
-                name, clock=self._clock, fetch=self._fetch, memory=self._memory, most_ready=self._memory_rows
-            )
-        return lane
-
-    def _make_room(self) -> None:
-        """The lane with the most rows in memory leaves them to the disk: likely nobody takes from it just now."""
-        fullest = max(self._lanes.values(), key=lambda lane: len(lane.ready), default=None)
-        if fullest is not None and fullest.ready:
-            fullest.drop_ready()
-
-    def _fetch(self, lane: Lane) -> None:
-        """Have due rows of a lane read. Room is taken for them beforehand: many lanes may fetch at the same time."""
-        limit = min(lane.fetch_size, FEW_ROWS) if self._memory.full else lane.fetch_size
-        room_bytes = limit * USUAL_BYTES
-        self._memory.used_bytes += room_bytes
-        self._committer.submit(
-            Job(
-                lambda store: store.due(lane.name, lane.held, limit),
-                done=partial(self._fetched, lane, room_bytes),
-                failed=partial(self._not_fetched, lane, room_bytes),
-            )
-        )
-
-    def _not_fetched(self, lane: Lane, room_bytes: int, fault: Exception) -> None:
-        self._memory.used_bytes -= room_bytes
-        lane.fetch_failed(fault)
-
-    def _fetched(self, lane: Lane, room_bytes: int, due: Due) -> None:
-        self._memory.used_bytes -= room_bytes
-        for number in due.unreadable:
-            lane.held[number] = None
-            log.error("spool row cannot be read, kept until its time is up", lane=lane.name, row=number)
-        rows = [
-            Row(
-                lane,
-                found.id,
-                found.delivery,
-                accepted_ms=found.accepted_ms,
-                attempt=found.attempt,
-                size=found.size + ROW_BYTES,
-            )
-            for found in due.found
-            if found.id not in lane.held  # about to be swept
-        ]
-        lane.fetched(rows, next_due_ms=due.next_due_ms, caught_up=due.caught_up)
-
     def _check_open(self) -> None:
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
@@ -358,3 +318,7 @@ def _erase(rows: Sequence[Row], also: Callable[[Store], None] | None, store: Sto
     store.erase([row.id for row in rows])
     if also is not None:
         also(store)
+
+
+def _hasten(lane: str, store: Store) -> int:
+    return store.hasten(lane)

@@ -13,24 +13,25 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from pushgate.model import Delivery, Device
+from pushgate.errors import SpoolFull
+from pushgate.model import Delivery
 from pushgate.spool import envelope
-from pushgate.spool.database import FORMAT, PAGE_BYTES, Database
-from pushgate.spool.keyed import HASH_BYTES
+from pushgate.spool.cipher import Cipher
+from pushgate.spool.database import Database
 from pushgate.spool.lane import NEVER_MS
+from pushgate.spool.rejection_table import RejectionTable
 from pushgate.spool.rejections import Rejection
-from pushgate.spool.repeats import Repeats
+from pushgate.spool.repeat_log import RepeatLog
+from pushgate.spool.room import Room
 
 STATEMENT_ROWS = 128
 """Rows of one statement at most; a power of two, and so are all smaller ones, so that few statements are prepared."""
 LOOK_AT_ONCE = 200
 FORGET_AT_ONCE = 2000
+HASTEN_AT_ONCE = 1000
 KEEP_FREE_PAGES = 2048
 """Free pages (16 MB) that stay in the file for what comes next."""
 SHRINK_PAGES = 500
-FEW_PAGES = 16
-RELEASED = b"-"
-"""Stands before fingerprints in the log of repeats that are taken back by this row."""
 
 T = TypeVar("T")
 Values = tuple[int, str, int, int, int, int, bytes]
@@ -67,13 +68,24 @@ class Late(Struct, frozen=True):
 class Store:
     """All statements. Between `begin` and `commit` or `rollback`, by one thread."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float], dedup_window_s: float, remember_s: float):
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float],
+        dedup_window_s: float,
+        remember_s: float,
+        cipher: Cipher,
+        room: Room,
+    ) -> None:
         self.database = database
         self._execute = database.execute
         self._clock = clock
-        self._dedup_window_s = dedup_window_s
-        self._remember_s = remember_s
-        self._repeats = Repeats(dedup_window_s)
+        self._cipher = cipher
+        self._room = room
+        self.rejections = RejectionTable(database.execute, clock_ms=self._now_ms, remember_s=remember_s)
+        self._repeats = RepeatLog(database.execute, clock_ms=self._now_ms, window_s=dedup_window_s)
+        self._repeats.load()
         self._inserts: list[Values] = []
         self._postponements: list[tuple[int, int]] = []
         self._erasures: list[int] = []
@@ -87,12 +99,10 @@ class Store:
     def commit(self) -> None:
         """Make everything since `begin` durable."""
         self.flush()
-        released, claimed = self._repeats.released, self._repeats.claimed
-        for joined in (RELEASED + released if released else b"", claimed):
-            if joined:
-                self._execute("INSERT INTO repeats (at_ms, fingerprints) VALUES (?, ?)", (self._now_ms(), joined))
+        self._repeats.write()
         self._execute("COMMIT")
         self._repeats.keep()
+        self._room.commit()
 
     def rollback(self) -> None:
         """As if nothing had been since `begin`."""
@@ -100,6 +110,7 @@ class Store:
         self._postponements.clear()
         self._erasures.clear()
         self._repeats.drop()
+        self._room.begin()
         if self.database.connection.in_transaction:
             self._execute("ROLLBACK")
 
@@ -118,17 +129,20 @@ class Store:
 
     # --- deliveries
 
-    def put(self, rows: Sequence[Values], fingerprints: Sequence[bytes]) -> Collection[int]:
-        """Insert the rows that are no repeats. Returns the positions of those that are."""
-        now_ms = self._now_ms()
-        claim = self._repeats.claim
-        repeats = {n for n, fingerprint in enumerate(fingerprints) if not claim(fingerprint, now_ms)}
-        self._inserts.extend([row for n, row in enumerate(rows) if n not in repeats] if repeats else rows)
+    def put(self, rows: Sequence[Values], fingerprints: Sequence[bytes]) -> Collection[int] | SpoolFull:
+        """Insert the rows that are no repeats. Returns the positions of those that are, or why there is no room."""
+        repeats = self._repeats.claim(fingerprints)
+        new = [row for n, row in enumerate(rows) if n not in repeats] if repeats else rows
+        if new and (full := self._room.take([len(row[-1]) for row in new])) is not None:
+            self._repeats.disclaim(fingerprints, repeats=repeats)
+            return full
+        self._inserts.extend(new)
         return repeats
 
-    def erase(self, ids: Iterable[int]) -> None:
+    def erase(self, ids: Collection[int]) -> None:
         """Delete rows."""
         self._erasures.extend(ids)
+        self._room.remove(len(ids))
 
     def postpone(self, ids: Iterable[int], due_ms: int) -> None:
         """Rows are due then, and their attempt counts one more."""
@@ -146,7 +160,9 @@ class Store:
         found, unreadable = [], []
         for number, row in self._rows(wanted):
             try:
-                found.append(Found(number, row[1], row[2], len(row[3]), envelope.decode(row[3])))
+                found.append(
+                    Found(number, row[1], row[2], len(row[3]), envelope.decode(self._cipher.open(lane, row[3])))
+                )
             except envelope.Unreadable:
                 unreadable.append(number)
         caught_up = len(wanted) < limit
@@ -178,68 +194,32 @@ class Store:
         late = [Late(row[0], row[1], row[2]) for row in rows if row[3] <= now_ms]
         return late, rows[-1][0] if len(rows) == LOOK_AT_ONCE else 0
 
-    # --- rejections
+    def hasten(self, lane: str) -> int:
+        """Some rows of a lane that are due later, the first due first, are due now. Returns how many."""
+        self.flush()
+        now_ms = self._now_ms()
+        return self._execute(
+            "UPDATE deliveries SET due_ms = ? WHERE id IN "
+            "(SELECT id FROM deliveries INDEXED BY due WHERE lane = ? AND due_ms > ? ORDER BY due_ms LIMIT ?)",
+            (now_ms, lane, now_ms, HASTEN_AT_ONCE),
+        ).rowcount
 
     def remember(self, name: bytes, rejection: Rejection, *, fingerprint: bytes) -> None:
         """Remember that a pushkey is dead, and forget the fingerprint of the delivery that told."""
         self._repeats.release(fingerprint)
-        self._execute(
-            "INSERT OR REPLACE INTO rejections VALUES (?, ?, ?, ?, ?)",
-            (name, rejection.app_id, rejection.reason, rejection.since_ms, rejection.at_ms),
-        )
-
-    def forget_rejections(self, app_id: str, since_ms: int) -> int:
-        """Forget what was remembered of an app's pushkeys from a moment on. Returns how many."""
-        return self._execute("DELETE FROM rejections WHERE at_ms >= ? AND app_id = ?", (since_ms, app_id)).rowcount
-
-    def dead_among(self, devices: Sequence[tuple[int, bytes, Device]]) -> frozenset[int]:
-        """Positions of the devices (position, name, device) that are known to be dead. Forgets what is undone."""
-        now_ms = self._now_ms()
-        dead = []
-        for position, name, device in devices:
-            row = self._execute(
-                "SELECT app_id, reason, since_ms, at_ms FROM rejections WHERE name = ?", (name,)
-            ).fetchone()
-            if row is None:
-                continue
-            rejection = Rejection(*row)
-            if rejection.lapsed(now_ms, self._remember_s) or rejection.undone_by(device):
-                self._execute("DELETE FROM rejections WHERE name = ?", (name,))
-            else:
-                dead.append(position)
-        return frozenset(dead)
+        self.rejections.remember(name, rejection)
 
     # --- upkeep
 
-    def probe(self) -> None:
-        """Fail where a put would: where the file may not grow, or where its log cannot be written.
-
-        One page is written, as it is. Only where few are left is another one asked for and given back.
-        """
-        most, taken, free = (
-            self._execute(f"PRAGMA {count}").fetchone()[0]
-            for count in ("max_page_count", "page_count", "freelist_count")
-        )
-        if most - taken + free <= FEW_PAGES:
-            self._execute("SAVEPOINT room")
-            self._execute("INSERT INTO repeats (at_ms, fingerprints) VALUES (0, zeroblob(?))", (PAGE_BYTES,))
-            self._execute("ROLLBACK TO room")
-            self._execute("RELEASE room")
-        self._execute(f"PRAGMA user_version = {FORMAT}")
+    def probe(self) -> SpoolFull | None:
+        """Fail where a put would: one page is written, as it is. Returns why there is no room, if there is none."""
+        self.database.mark(self.database.format)
+        return self._room.probe()
 
     def forget_lapsed(self) -> bool:
         """Forget some repeats and rejections whose time is up. Returns whether there may be more."""
-        now_ms = self._now_ms()
-        more = self._repeats.forget_lapsed(now_ms, FORGET_AT_ONCE * 10)
-        oldest = self._execute("SELECT id, at_ms FROM repeats ORDER BY id LIMIT ?", (FORGET_AT_ONCE,)).fetchall()
-        lapsed = [number for number, at_ms in oldest if at_ms <= now_ms - int(self._dedup_window_s * 1000)]
-        if lapsed:
-            self._execute("DELETE FROM repeats WHERE id <= ?", (max(lapsed),))
-        gone = self._execute(
-            "DELETE FROM rejections WHERE name IN (SELECT name FROM rejections WHERE at_ms <= ? LIMIT ?)",
-            (now_ms - int(self._remember_s * 1000), FORGET_AT_ONCE),
-        ).rowcount
-        return more or FORGET_AT_ONCE in (len(lapsed), gone)
+        more = self._repeats.forget_lapsed()
+        return self.rejections.forget_lapsed(FORGET_AT_ONCE) or more
 
     def tidy(self) -> bool:
         """Outside a transaction: empty the write-ahead log, and give back disk space that is not needed.
@@ -255,20 +235,6 @@ class Store:
     def checkpoint(self) -> None:
         """Empty the write-ahead log."""
         self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    # --- at the start
-
-    def load_repeats(self) -> None:
-        """Read the fingerprints of the window."""
-        since_ms = self._now_ms() - int(self._dedup_window_s * 1000)
-        for at_ms, joined in self._execute("SELECT at_ms, fingerprints FROM repeats ORDER BY id"):
-            released = len(joined) % HASH_BYTES == len(RELEASED)
-            for start in range(len(RELEASED) if released else 0, len(joined), HASH_BYTES):
-                fingerprint = joined[start : start + HASH_BYTES]
-                if released:
-                    self._repeats.unload(fingerprint)
-                elif at_ms > since_ms:
-                    self._repeats.load(fingerprint, at_ms)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -110,4 +110,4 @@ class Sweeper:
 
 
 def _erase(doomed: Sequence[Late], store: Store) -> None:
-    store.erase(each.id for each in doomed)
+    store.erase([each.id for each in doomed])

@@ -1,0 +1,109 @@
+"""The configured apps as they run: a provider for each, opened, replaced and closed as the configuration changes.
+
+Knows the providers by their classes; nobody else but `gateway` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Set
+from typing import assert_never
+
+from msgspec import Struct
+
+from pushgate import retry
+from pushgate.breaker import BreakerLimits
+from pushgate.config import AppSettings, Settings
+from pushgate.config.files import digest
+from pushgate.intake import App
+from pushgate.lane import LaneSettings
+from pushgate.provider import Provider, apns, fcm
+from pushgate.provider.credentials import Clock
+from pushgate.provider.sharing import Sharing
+
+_POLICIES: Mapping[str, retry.Policy] = {"apns": retry.APNS, "fcm": retry.FCM}
+
+
+class _Open(Struct, frozen=True):
+    settings: AppSettings
+    digest: bytes
+    """Of the files that the settings name: a key may change and keep its path."""
+    provider: Provider
+
+
+class Apps:
+    """The apps that run. Lanes of one key share its token; connections too, where trust is equal."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._sharing = Sharing()
+        self._open: dict[str, _Open] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def change(self, apps: Mapping[str, AppSettings]) -> Collection[Provider]:
+        """These are the apps from now on. Returns the providers that are not used any more, for `close_behind`.
+
+        An app of equal settings whose files hold what they held keeps its provider. Raises `CredentialError`, and
+        then everything is as it was.
+        """
+        after: dict[str, _Open] = {}
+        made: list[Provider] = []
+        try:
+            for app_id, settings in apps.items():
+                known, now = self._open.get(app_id), digest(settings)
+                if known is None or (known.settings, known.digest) != (settings, now):
+                    known = _Open(settings, now, self._provider(settings))
+                    made.append(known.provider)
+                after[app_id] = known
+        except BaseException:
+            self.close_behind(made, frozenset())
+            raise
+        gone = [each.provider for app_id, each in self._open.items() if after.get(app_id) is not each]
+        self._open = after
+        return gone
+
+    def lanes(self, settings: Settings) -> Mapping[str, LaneSettings]:
+        """How dispatch is to run each of them."""
+        limits = settings.rejections
+        breaker = BreakerLimits(limits.breaker_share, limits.breaker_count, limits.breaker_window_s)
+        return {
+            app_id: LaneSettings(each.provider, _POLICIES[each.settings.provider], each.settings.max_in_flight, breaker)
+            for app_id, each in self._open.items()
+        }
+
+    def intakes(self) -> Mapping[str, App]:
+        """What intake must know of each of them."""
+        return {
+            app_id: App(each.provider.refuse, frozenset(each.settings.forward_data))
+            for app_id, each in self._open.items()
+        }
+
+    def close_behind(self, providers: Collection[Provider], flying: Set[asyncio.Task[None]]) -> None:
+        """Close providers as soon as these attempts have landed."""
+
+        async def close() -> None:
+            if flying:
+                await asyncio.wait(flying)
+            for provider in providers:
+                await provider.close()
+
+        if providers:
+            task = asyncio.create_task(close(), name="providers that were replaced")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Let go of every provider. Nothing is in flight any more."""
+        if self._closing:
+            await asyncio.wait(self._closing)
+        for each in self._open.values():
+            await each.provider.close()
+
+    def _provider(self, settings: AppSettings) -> Provider:
+        match settings:
+            case apns.Settings():
+                return apns.ApnsProvider.open(settings, sharing=self._sharing, clock=self._clock)
+            case fcm.Settings():
+                return fcm.FcmProvider.open(settings, sharing=self._sharing, clock=self._clock)
+            case _:
+                assert_never(settings)

@@ -1,0 +1,87 @@
+"""Who may ask about rejections: programs on this machine, no browser, no stranger, nobody behind a proxy.
+
+A page in a browser can send requests to any port of the machine it runs on. It cannot leave out `Origin` when it posts,
+cannot send JSON to a foreign port without asking first, and the name that it was lured by stands in `Host` (DNS
+rebinding). Who comes from elsewhere is known by the address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pushgate.errors import RequestError
+
+MAX_BODY_BYTES = 4096
+BODY_WITHIN_S = 10.0
+
+_PROXIES = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+))(?::[0-9]{1,5})?")
+
+
+class Guard:
+    """Lets through who may ask on one port. Raises `RequestError`."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is where the port listens: `host:port`, IPv6 in brackets."""
+        host = _host_in(address)
+        self._own_host = "" if host in ("0.0.0.0", "::") else host  # noqa: S104 - as a name it is nobody's
+
+    def check(self, scope: Mapping[str, Any]) -> None:
+        """Raises `RequestError` 403 with the reason."""
+        headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        names = {name for name, _ in headers}
+        if not _is_of_this_machine(scope):
+            raise RequestError(403, "Only this machine may ask: run the command where the gateway runs.")
+        if names & _PROXIES:
+            raise RequestError(403, "This came through a proxy: only this machine may ask.")
+        if b"origin" in names:
+            raise RequestError(403, "This came from a page in a browser.")
+        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or not self._is_ours(_host_in(hosts[0])):
+            raise RequestError(403, "The Host header must be that of this port: 127.0.0.1, [::1] or localhost.")
+
+    async def json_body(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> bytes:
+        """The body of a request that says that it is JSON. Raises `RequestError` 400, 413 or 415."""
+        types = [value for name, value in scope["headers"] if name == b"content-type"]
+        if len(types) != 1 or types[0].partition(b";")[0].strip().lower() != b"application/json":
+            raise RequestError(415, "The body must be JSON: send Content-Type: application/json.")
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                while more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > MAX_BODY_BYTES:
+                        raise RequestError(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
+        except TimeoutError:
+            raise RequestError(408, "The body did not arrive in time.") from None
+        return body
+
+    def _is_ours(self, host: str) -> bool:
+        return bool(host) and (host in ("localhost", self._own_host) or _is_loopback(host))
+
+
+def _is_of_this_machine(scope: Mapping[str, Any]) -> bool:
+    """Whoever comes from a loopback address, or from the very address that was asked."""
+    peer, own = scope.get("client"), scope.get("server")
+    return peer is not None and (_is_loopback(peer[0]) or (own is not None and peer[0] == own[0]))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _host_in(authority: str) -> str:
+    """The host of `host:port`, in lower case; empty where there is none."""
+    found = _HOST.fullmatch(authority)
+    return "" if found is None else (found["v6"] or found["host"]).lower()
