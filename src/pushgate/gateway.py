@@ -121,7 +121,7 @@ class Gateway:
         """
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
-            management = self._management()
+            management = self._management(parts.spool)
             async with asyncio.TaskGroup() as tasks:
                 if management is not None:
                     tasks.create_task(management.serve(), name="management port")
@@ -196,11 +196,12 @@ class Gateway:
             "docs": Document("text/html; charset=utf-8", openapi.render(document).encode()),
         }
 
-    def _management(self) -> Listener | None:
+    def _management(self, spool: Spool) -> Listener | None:
         address = self._settings.management.listen
         if not address:
             return None
-        return Listener(Console(unready=self._health.unready, metrics=self._metrics.text), address=address)
+        console = Console(unready=self._health.unready, metrics=self._metrics.text, rejections=spool, address=address)
+        return Listener(console, address=address)
 
     def _count_expired(self, lane: str, count: int) -> None:
         if (ending := self._metrics.endings.get((lane, "expired"))) is not None:

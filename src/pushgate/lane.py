@@ -137,7 +137,7 @@ class Lane:
         if how.breaker != self.how.breaker:
             self._breaker = Breaker(how.breaker)
         self.how = how
-        self._pace.mended(self._timing.monotonic())
+        self._pace.mended(self._timing.monotonic(), policy=how.policy, most=how.max_in_flight)
         self._changed.set()
         await self._hasten()
 
@@ -269,7 +269,7 @@ class Lane:
                 if not self._breaker.dead(now, lease.delivery.device.pushkey):
                     return Deferred(Cause.MASS_REJECTION, reason)
             case Accepted():
-                self._breaker.alive(now)
+                self._breaker.alive(now, lease.delivery.device.pushkey)
             case _:
                 pass  # says nothing of the pushkey
         return outcome

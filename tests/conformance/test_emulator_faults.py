@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -413,13 +413,14 @@ async def test_without_sockets_it_waits_and_goes_on(
     errors = [OSError(errno.EMFILE, "too many"), BlockingIOError(), OSError(errno.EMFILE, "too many")]
     real = emulator.listener._socket
     assert real is not None
-    monkeypatch.setattr(emulator.listener, "_socket", NoSocketsLeft(real, errors))
+    short = cast(socket.socket, NoSocketsLeft(real, errors))
+    emulator.listener._socket = short
     peer = await connect()
     assert await peer.answer(peer.open()) == 200
     assert (errors, emulator.counts["accepts_failed"]) == ([], 2)
-    emulator.listener._pause_accepting(emulator.listener._socket)
+    emulator.listener._pause_accepting(short)
     await emulator.close()
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0.03)  # nothing is resumed after the end
 
 
 # --- certificates

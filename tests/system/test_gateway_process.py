@@ -198,7 +198,7 @@ async def test_wrong_usage_is_2_and_tells_how(arguments: list[str]) -> None:
 
 async def test_every_command_explains_itself() -> None:
     assert (await pushgate("--help"))[0] == 0
-    for command in ("serve", "check-config", "demo", "emulate", "send", "keys"):
+    for command in ("serve", "check-config", "demo", "emulate", "send", "keys", "rejections"):
         code, out, _ = await pushgate(command, "--help")
         assert (code, command in out) == (0, True)
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from tests.processes import Run, free_port, pushgate, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "dead-pushkeys.md"
 MARK = "dead5ec7e7"
 """In every pushkey of these tests: dead at the emulators, and in no output."""
 
@@ -187,6 +189,29 @@ def on_a_terminal(arguments: Sequence[str], answer: bytes) -> str:
         running.wait(timeout=30)
     os.close(ours)
     return shown.decode()
+
+
+async def test_every_block_of_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAGE.read_text()
+    blocks = [block.split("\n") for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.M | re.S)]
+    count, listing, forgetting = (line.strip() for block in blocks for line in block if line.strip())
+    async with a_gateway(tmp_path, monkeypatch) as run:
+        await run.start()
+        async with run.client() as client:
+            await learn_that_all_are_dead(client, phones(3))
+
+        async def shell(line: str) -> str:
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            process = await asyncio.create_subprocess_exec(
+                *("bash", "-c", line), cwd=tmp_path, env={**os.environ, "PATH": path}, stdout=subprocess.PIPE
+            )
+            out, _ = await process.communicate()
+            assert process.returncode == 0
+            return out.decode()
+
+        assert (await shell(count)).endswith("3\ttotal\n")
+        assert (await shell(listing)).count("\n") == 3
+        assert await shell(forgetting) == "3 forgotten\n"
 
 
 # --- in this process ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pushgate.model import Delivery, Device, PlainNotification
@@ -52,6 +53,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("rejection_table.LOOK_AT_ONCE", "rejection_table.COUNT_AT_ONCE", "store.HASTEN_AT_ONCE"):
         monkeypatch.setattr(f"pushgate.spool.{name}", 3)
     monkeypatch.setattr("pushgate.spool.sqlite.HASTEN_AT_ONCE", 3)
+    monkeypatch.setattr("pushgate.spool.contents.COUNT_AT_ONCE", 3)
 
 
 async def reject(spool: SqliteSpool, lane: str, numbers: range) -> None:
@@ -91,6 +93,26 @@ async def test_rejections_are_counted_and_forgotten_in_small_steps(path: Path) -
     assert await forget(prefix=digit) == {each for each in mine - late if each.name[0] == digit}
     await forget()
     assert {each.app_id for each in await spool.rejections()} == {OTHER}
+    await spool.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+async def test_a_successor_counts_in_small_steps_what_waits(path: Path) -> None:
+    clock = [1_760_000_000.0]
+    spool = await SqliteSpool.open(path, clock=lambda: clock[0])
+    for number in range(40):
+        clock[0] += 17 * (number % 4)  # several at the same moment, and several minutes
+        lane = (LANE, OTHER, "a", "z")[number % 7 % 4]
+        await spool.put([msgspec.structs.replace(delivery(number, lane=lane), accepted_at=clock[0] - number % 3)])
+    for number in range(5):
+        await spool.nack(await spool.lease(LANE, 2), delay_s=100 * number)
+    backlog = await spool.backlog()
+    assert len(backlog) == 4
+    await spool.close()
+    spool = await SqliteSpool.open(path, clock=lambda: clock[0])
+    assert {lane: (each.waiting, each.oldest_at) for lane, each in (await spool.backlog()).items()} == {
+        lane: (each.waiting, each.oldest_at) for lane, each in backlog.items()
+    }
     await spool.close()
 
 

@@ -24,7 +24,7 @@ from pushgate.commands.check_config import load_or_explain
 from pushgate.commands.keys import Obstacle, explained
 from pushgate.config import Settings
 from pushgate.config.listen import parse_listen
-from pushgate.console.rejections import LATEST_S, MOST_AT_ONCE, Rejections
+from pushgate.console.rejections import LATEST_S, MOST_AT_ONCE, Counts, Forgotten, Rejections
 from pushgate.console.remote import NoAnswer, NobodyThere, RemoteRejections
 from pushgate.errors import SpoolError
 from pushgate.gateway import open_spool
@@ -69,6 +69,11 @@ class _Shown(Struct, frozen=True):
         return cls(known.name, known.app_id, known.reason, since, _iso(known.told_at))
 
 
+class _Listed(Struct, frozen=True):
+    rejections: Sequence[_Shown]
+    more: int
+
+
 @app.command(name="list", sort_key=1)
 @explained
 def list_rejections(
@@ -90,21 +95,22 @@ def list_rejections(
     """
     of_app, digits = _app_id(app_id), _digits(prefix)
 
-    async def look(book: Rejections) -> tuple[Sequence[KnownRejection], int]:
+    async def look(book: Rejections) -> _Listed:
         found = await _read(book, of_app, digits, limit)
-        return found, await _how_many_more(book, of_app, digits, found) if len(found) == limit else 0
+        more = await _how_many_more(book, of_app, digits, found) if len(found) == limit else 0
+        return _Listed([_Shown.of(each) for each in found], more)
 
-    found, more = _work(settings := _settings(config), look)
-    if json:
-        print(msgspec.json.encode({"rejections": [_Shown.of(each) for each in found], "more": more}).decode())
-        return cli.DONE
-    _show(found)
-    if not found:
-        _note("nothing is remembered" + (" of these" if of_app or digits else ""))
-        _note_unknown(of_app, settings)
-    elif more:
-        _note(f"{'at least ' if more >= MOST_COUNTED and digits else ''}{more} more: --limit shows them")
-    return cli.DONE
+    def show(listed: _Listed) -> None:
+        _show(listed.rejections)
+        if listed.more:
+            at_least = "at least " if digits and listed.more >= MOST_COUNTED else ""
+            _note(f"{at_least}{listed.more} more: --limit shows them")
+        if not listed.rejections:
+            _note("nothing is remembered" + (" of these" if of_app or digits else ""))
+            _note_unknown(of_app, settings)
+
+    settings = _settings(config)
+    return _answer(_work(settings, look), show, json=json)
 
 
 @app.command(sort_key=2)
@@ -129,22 +135,20 @@ def forget(
     `pushgate rejections forget --config pushgate.toml --app org.example.apns --since 2026-01-31T09:00`
     """
     of_app, digits, moment = _app_id(app_id), _digits(prefix), _moment(since)
-    if everything and (digits or since is not None):
-        raise Obstacle("--all contradicts --prefix and --since", mend="say what you mean: all of it, or a part")
-    if not (everything or digits or since is not None):
-        mend = "--since TIME after a mistake, --prefix DIGITS for single ones, --all for every one of the app"
-        raise Obstacle("it is not said which ones", mend=mend)
+    _check_said(everything=everything, part=bool(digits) or since is not None)
+
+    async def forget_them(book: Rejections) -> Forgotten:
+        return Forgotten(of_app, await book.forget_rejections(of_app, since=moment, prefix=digits))
+
+    def show(done: Forgotten) -> None:
+        print(f"{done.forgotten} forgotten")
+        if not done.forgotten:
+            _note_unknown(of_app, settings)
+
     settings = _settings(config)
     if not yes and not _agreed(of_app, digits, None if since is None else moment):
         raise Obstacle("nothing was forgotten", mend="answer y, or say --yes", code=cli.FAILED)
-    number = _work(settings, lambda book: book.forget_rejections(of_app, since=moment, prefix=digits))
-    if json:
-        print(msgspec.json.encode({"app_id": of_app, "forgotten": number}).decode())
-        return cli.DONE
-    print(f"{number} forgotten")
-    if not number:
-        _note_unknown(of_app, settings)
-    return cli.DONE
+    return _answer(_work(settings, forget_them), show, json=json)
 
 
 @app.command(sort_key=3)
@@ -155,16 +159,23 @@ def count(*, config: _Config, app_id: Annotated[_App, Parameter(name="--app")] =
     `pushgate rejections count --config pushgate.toml`
     """
     of_app = _app_id(app_id)
-    counts = _work(_settings(config), lambda book: book.count_rejections())
-    rows = [(*key, number) for key, number in sorted(counts.items()) if of_app in ("", key[0])]
-    total = sum(number for _, _, number in rows)
+
+    async def look(book: Rejections) -> Counts:
+        return Counts.of(await book.count_rejections(), of_app)
+
+    def show(counts: Counts) -> None:
+        for each in counts.rejections:
+            print(each.count, each.app_id, each.reason, sep="\t")
+        print(counts.total, "total", sep="\t")
+
+    return _answer(_work(_settings(config), look), show, json=json)
+
+
+def _answer(answer: _T, show: Callable[[_T], None], *, json: bool) -> int:
     if json:
-        told = [{"app_id": name, "reason": reason, "count": number} for name, reason, number in rows]
-        print(msgspec.json.encode({"rejections": told, "total": total}).decode())
-        return cli.DONE
-    for name, reason, number in rows:
-        print(number, name, reason, sep="\t")
-    print(total, "total", sep="\t")
+        print(msgspec.json.encode(answer).decode())
+    else:
+        show(answer)
     return cli.DONE
 
 
@@ -276,6 +287,15 @@ def _app_id(app_id: str | None) -> str:
     return app_id
 
 
+def _check_said(*, everything: bool, part: bool) -> None:
+    """Raises `Obstacle` where it is not said, or said twice, what to forget."""
+    if everything and part:
+        raise Obstacle("--all contradicts --prefix and --since", mend="say what you mean: all of it, or a part")
+    if not (everything or part):
+        mend = "--since TIME after a mistake, --prefix DIGITS for single ones, --all for every one of the app"
+        raise Obstacle("it is not said which ones", mend=mend)
+
+
 def _digits(prefix: str | None) -> str:
     """What a name begins with, in lower case. Raises `Obstacle` without repeating it: it may be a pushkey."""
     if prefix is not None and not re.fullmatch(r"[0-9A-Fa-f]{1,32}", prefix):
@@ -315,10 +335,10 @@ def _agreed(app_id: str, prefix: str, since: float | None) -> bool:
 # --- how it is shown ---------------------------------------------------------------------------------------------
 
 
-def _show(found: Sequence[KnownRejection]) -> None:
+def _show(found: Sequence[_Shown]) -> None:
     table = Table("name", "app", "reason", "dead since", "told at", box=None, header_style="bold", pad_edge=False)
     on_terminal = sys.stdout.isatty()
-    for each in map(_Shown.of, found):
+    for each in found:
         cells = (each.app_id, each.reason, each.since or "", each.told_at)
         if on_terminal:
             table.add_row(*(Text(cell, overflow="fold") for cell in (each.name[:SHOWN_DIGITS], *cells)))

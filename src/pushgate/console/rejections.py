@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, Self
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -59,6 +59,12 @@ class Counts(Struct, frozen=True):
     rejections: Sequence[Count]
     total: int
 
+    @classmethod
+    def of(cls, counts: Mapping[tuple[str, str], int], app_id: str = "") -> Self:
+        """Those of one app, or of all."""
+        ordered = [Count(*key, count) for key, count in sorted(counts.items()) if app_id in ("", key[0])]
+        return cls(ordered, sum(each.count for each in ordered))
+
 
 class Forget(Struct, frozen=True, forbid_unknown_fields=True):
     """What to forget. One of `prefix` and `since` must be said: `"since": 0` means all of the app."""
@@ -98,9 +104,7 @@ class Pages:
 
     async def counted(self) -> Counts:
         """All of them, by app and reason."""
-        counts = await self._rejections.count_rejections()
-        ordered = [Count(app_id, reason, count) for (app_id, reason), count in sorted(counts.items())]
-        return Counts(ordered, sum(counts.values()))
+        return Counts.of(await self._rejections.count_rejections())
 
     async def forget(self, body: bytes) -> Forgotten:
         """What the body says, as JSON."""
