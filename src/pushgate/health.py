@@ -56,13 +56,15 @@ class Health:
     async def _look(self, spool: Probed) -> None:
         try:
             async with asyncio.timeout(PROBE_WITHIN_S):
+                backlog = await spool.backlog()  # known even where nothing more can be put
+                now = self._clock()
+                self._metrics.backlog(
+                    {lane: (each.waiting, max(now - each.oldest_at, 0.0)) for lane, each in backlog.items()}
+                )
                 await spool.probe()
-                backlog = await spool.backlog()
         except (SpoolError, TimeoutError) as fault:
             told = str(fault) or "no answer in time"
             log.error("spool takes nothing", fault=told)
             self._spool_fault = f"the spool takes nothing: {told}"
-            return
-        self._spool_fault = None
-        now = self._clock()
-        self._metrics.backlog({lane: (each.waiting, max(now - each.oldest_at, 0.0)) for lane, each in backlog.items()})
+        else:
+            self._spool_fault = None

@@ -16,6 +16,7 @@ A *delivery* is one notification for one device. Taken: it was answered `success
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -96,10 +97,11 @@ class Ledger:
         self._apps = apps
         self._is_apns = apns
         self._may_expire = may_expire
-        self.seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+        self.seed = random_seed() if seed is None else seed
         self.chance = random.Random(self.seed)
         self._clock = clock
         self._number = 0
+        self._made = 0
         self._resources = AsyncExitStack()
         self.watch = Watch(clock)
         self.taken: dict[Key, float] = {}
@@ -111,7 +113,6 @@ class Ledger:
         self._faults: list[tuple[float, float]] = []
 
     async def __aenter__(self) -> Self:
-        print(f"ledger's seed: {self.seed}")
         self._resources.enter_context(self.watch)
         self.watch.add(self._run.stage.apns, self._run.stage.fcm)
         return self
@@ -139,10 +140,13 @@ class Ledger:
             return Device(app_id, f"{prefix}{number:0{64 - len(prefix)}x}")
         return Device(app_id, f"{prefix}fcm-device-{number}")
 
-    def make(self, *, is_sealed: bool, prefix: str = "", app_id: str | None = None) -> Note:
-        """A notification like no other, for one device."""
-        device = self.device(prefix=prefix, app_id=app_id)
-        number = self._number
+    def make(
+        self, *, is_sealed: bool, prefix: str = "", app_id: str | None = None, device: Device | None = None
+    ) -> Note:
+        """A notification like no other, for one device: this one, or the next."""
+        device = device or self.device(prefix=prefix, app_id=app_id)
+        self._made += 1
+        number = self._made
         prio = Prio.HIGH if number % 3 else Prio.LOW
         counts = Counts(unread=number % 10)
         if is_sealed:
@@ -173,6 +177,9 @@ class Ledger:
         except AnswerUnusable:
             self._count(0)
             self.in_doubt |= keys
+        except asyncio.CancelledError:
+            self.in_doubt |= keys
+            raise
         return True
 
     async def _send(self, client: PushGatewayClient, notes: Sequence[Note]) -> None:
@@ -235,12 +242,15 @@ class Ledger:
                     await asyncio.sleep(pause_s if answered else 0.05)
 
         async with asyncio.TaskGroup() as sending:
-            for which in range(tasks):
-                sending.create_task(one(which))
+            senders = [sending.create_task(one(which)) for which in range(tasks)]
             try:
                 yield
             finally:
                 stopping.set()
+                patience_s = timeout_s if self._run.is_running else 0.5  # nobody would answer any more
+                _, late = await asyncio.wait(senders, timeout=patience_s)
+                for sender in late:
+                    sender.cancel()
 
     # --- the fault
 
@@ -322,6 +332,13 @@ class Ledger:
         """Whether a fault lies between each two arrivals of the same delivery."""
         pairs = pairwise(times)
         return all(any(begin <= after and before <= end for begin, end in self._faults) for before, after in pairs)
+
+
+def random_seed() -> int:
+    """Another one each time, printed; or the one that the environment's `FAULTS_SEED` says, to see a run again."""
+    seed = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"FAULTS_SEED={seed}")
+    return seed
 
 
 def _keys(note: Note) -> set[Key]:

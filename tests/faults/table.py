@@ -1,7 +1,8 @@
 """The table of the faults: one row for each test with `@pytest.mark.fault(name, how=…)`, gathered from all workers.
 
 A pytest plugin. Rows travel in the reports of the tests. They are printed at the end; with `--faults-table FILE` they
-are written into that page, between its two markers. There, rows of faults that did not run stay as they are.
+are written into that page, between its two markers. There, rows of faults that did not run stay as they are, and those
+of faults whose test failed go.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ PAGE = SUITE.parents[1] / "docs" / "explanation" / "delivery-guarantees.md"
 BEGIN = "<!-- begin: written by `make faults` -->"
 END = "<!-- end -->"
 HEADINGS = ("fault", "how it is made", "taken", "lost", "sent twice", "longest pause", "remark")
-PROPERTY = "fault"
+NAME, ROW = "name of the fault", "row of the fault"
+"""What the report of a test carries."""
 
 
 class Row(Struct, frozen=True):
@@ -53,6 +55,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Report]:
     """
     marker = request.node.get_closest_marker("fault")
     assert marker is not None, "a test of the fault suite has a mark: @pytest.mark.fault(name, how=…)"
+    request.node.user_properties.append((NAME, marker.args[0]))
     reported: list[Row] = []
 
     def report(verdict: Verdict, *, twice_at_most: int, because: str, remark: str = "") -> None:
@@ -66,7 +69,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Report]:
             remark=remark,
         )
         reported.append(row)
-        request.node.user_properties.append((PROPERTY, msgspec.to_builtins(row)))
+        request.node.user_properties.append((ROW, msgspec.to_builtins(row)))
         print(verdict)
         check(verdict, twice_at_most=twice_at_most, because=because)
 
@@ -79,6 +82,7 @@ def check(verdict: Verdict, *, twice_at_most: int, because: str) -> None:
     """Raises `AssertionError` where the promise is broken. `because` is why so many may come twice."""
     assert verdict.taken > 0, "nothing was taken: this proves nothing"
     assert verdict.lost == 0, verdict
+    assert verdict.refused_arrived == 0, verdict
     assert verdict.wrongly_told == 0, verdict
     assert verdict.twice_unexplained == 0, verdict
     assert verdict.twice <= twice_at_most, f"{because}: {verdict}"
@@ -105,30 +109,27 @@ class Gathering:
 
     def __init__(self, page: Path | None) -> None:
         self._page = page
-        self.rows: dict[str, Row] = {}
-        self.failed = 0
+        self._rows: dict[str, Row] = {}
+        self._failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.failed += report.failed
-        if report.when == "call":
-            for name, value in report.user_properties:
-                if name == PROPERTY:
-                    row = msgspec.convert(value, Row)
-                    self.rows[row.fault] = row
+        for name, value in report.user_properties:
+            if name == ROW:
+                row = msgspec.convert(value, Row)
+                self._rows[row.fault] = row
+            elif report.failed:
+                self._failed.add(str(value))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self.rows:
+        if not self._rows:
             return
         terminalreporter.section("faults")
-        for line in written(self.rows.values()):
+        for line in written(self._rows.values()):
             terminalreporter.write_line(line)
-        if self._page is None:
-            return
-        if self.failed:
-            terminalreporter.write_line(f"{self._page} is left as it is: a test has failed", red=True)
-        else:
-            rewrite(self._page, self.rows, faults_of_the_suite())
-            terminalreporter.write_line(f"written to {self._page}")
+        if self._page is not None:
+            order = [name for name in faults_of_the_suite() if name not in self._failed]
+            rewrite(self._page, self._rows, order)
+            terminalreporter.write_line(f"written to {self._page}" + (", but for what failed" if self._failed else ""))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

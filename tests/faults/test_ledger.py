@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
+from unittest.mock import create_autospec
 
+import msgspec
 import pytest
 
 from pushgate.emulator.exchange import Peer, Request
@@ -192,6 +195,7 @@ def test_only_a_providers_own_word_calls_a_pushkey_dead(status: int, body: bytes
     [
         Verdict(taken=0, lost=0),
         Verdict(taken=9, lost=1),
+        Verdict(taken=9, lost=0, refused_arrived=1),
         Verdict(taken=9, lost=0, wrongly_told=1),
         Verdict(taken=9, lost=0, twice=2, twice_unexplained=1),
         Verdict(taken=9, lost=0, twice=4),
@@ -223,6 +227,24 @@ def test_what_ran_is_written_and_what_did_not_run_stays(tmp_path: Path) -> None:
     assert table.read(page.read_text()) == {"b": row("b"), "a": row("a", "2")}
     assert page.read_text().startswith("before\n\n" + table.BEGIN)
     assert page.read_text().endswith(table.END + "\n\nbehind\n")
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_row_of_a_failed_test_goes_from_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{table.BEGIN}\n{table.END}\n")
+    table.rewrite(page, {"a": row("a"), "b": row("b")}, ["a", "b"])
+    monkeypatch.setattr(table, "faults_of_the_suite", lambda: ["a", "b"])
+    gathering = table.Gathering(page)
+    outcome: Literal["passed", "failed"] = "passed" if passed else "failed"
+    properties = [(table.NAME, "a"), (table.ROW, msgspec.to_builtins(row("a", "2")))]
+    gathering.pytest_runtest_logreport(
+        pytest.TestReport("x", ("x", 1, "x"), {}, outcome, None, "call", user_properties=properties)
+    )
+    gathering.pytest_terminal_summary(create_autospec(pytest.TerminalReporter))
+    assert table.read(page.read_text()) == ({"a": row("a", "2")} if passed else {}) | {"b": row("b")}
 
 
 def test_a_page_without_markers_is_not_written(tmp_path: Path) -> None:

@@ -86,28 +86,15 @@ class SqliteSpool:
         put has to fit into `limits`. With `keys` payloads are sealed.
         """
         cipher = Cipher(keys, salt=secrets.token_bytes(SALT_BYTES))
-
-        def load() -> tuple[Store, Contents]:
-            database = open_database(path, entropy=partial(secrets.token_bytes, KEY_BYTES))
-            try:
-                with explained(path):
-                    settle_keys(database, cipher)
-                    contents = Contents(database)
-                    room = Room(limits, waiting=contents.census.total, used_bytes=database.used_bytes)
-                    store = Store(
-                        database,
-                        clock=clock,
-                        dedup_window_s=dedup_window_s,
-                        remember_s=remember_s,
-                        cipher=cipher,
-                        room=room,
-                    )
-                    return store, contents
-            except BaseException:
-                database.close()
-                raise
-
-        store, contents = await asyncio.to_thread(load)
+        store, contents = await asyncio.to_thread(
+            _load,
+            path,
+            cipher=cipher,
+            limits=limits,
+            clock=clock,
+            dedup_window_s=dedup_window_s,
+            remember_s=remember_s,
+        )
         committer = Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s)
         lanes = Lanes(committer, clock=clock, memory=Memory(memory_bytes), memory_rows=memory_rows)
         spool = cls(contents, committer, lanes=lanes, cipher=cipher, clock=clock, on_expired=on_expired)
@@ -312,6 +299,35 @@ class SqliteSpool:
     def _check_open(self) -> None:
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
+
+
+def _load(
+    path: Path,
+    *,
+    cipher: Cipher,
+    limits: Limits,
+    clock: Callable[[], float],
+    dedup_window_s: float,
+    remember_s: float,
+) -> tuple[Store, Contents]:
+    """In a thread: the file checked and opened, and what it holds."""
+    database = open_database(path, entropy=partial(secrets.token_bytes, KEY_BYTES))
+    try:
+        with explained(path):
+            settle_keys(database, cipher)
+            contents = Contents(database)
+            store = Store(
+                database,
+                clock=clock,
+                dedup_window_s=dedup_window_s,
+                remember_s=remember_s,
+                cipher=cipher,
+                room=Room(limits, waiting=contents.census.total, used_bytes=database.used_bytes),
+            )
+            return store, contents
+    except BaseException:
+        database.close()
+        raise
 
 
 def _erase(rows: Sequence[Row], also: Callable[[Store], None] | None, store: Store) -> None:
