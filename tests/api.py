@@ -16,6 +16,8 @@ from pushgate.metrics import Metrics
 from pushgate.model import Caller, Delivery
 from pushgate.outcome import Rejected
 from pushgate.server import Application, Document, Identify
+from pushgate.spool.limits import NO_LIMITS
+from pushgate.spool.limits import Limits as SpoolLimits
 from pushgate.spool.memory import MemorySpool
 from pushgate.wire import Limits
 from tests.samples import APNS_APP, FCM_APP, batch, device, encrypted
@@ -76,12 +78,16 @@ def too_long_key(delivery: Delivery) -> str | None:
 
 @asynccontextmanager
 async def serving(
-    *, base_path: str = "", identify: Identify = lambda scope: Caller("anyone"), request_timeout_s: float = 10
+    *,
+    base_path: str = "",
+    identify: Identify = lambda scope: Caller("anyone"),
+    request_timeout_s: float = 10,
+    room: SpoolLimits = NO_LIMITS,
 ) -> AsyncIterator[Api]:
     app = App(too_long_key, frozenset({"format"}))
     apps: Mapping[str, App] = dict.fromkeys((APNS_APP, FCM_APP, OTHER_APP), app)
     metrics = Metrics(apps)
-    spool = MemorySpool(clock=lambda: 1_800_000_000.0, dedup_window_s=600, remember_s=2_592_000)
+    spool = MemorySpool(clock=lambda: 1_800_000_000.0, dedup_window_s=600, remember_s=2_592_000, limits=room)
     intake = Intake(
         spool,
         apps=apps,

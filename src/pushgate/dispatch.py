@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from pushgate.lane import Lane, LaneSettings, Source, Timing
+from pushgate.lane import Lane, LaneSettings
 from pushgate.metrics import Metrics
+from pushgate.settling import Source, Timing
 
 
 class Dispatcher:

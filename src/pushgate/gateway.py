@@ -27,12 +27,12 @@ from pushgate.console import Console
 from pushgate.dispatch import Dispatcher
 from pushgate.health import Health
 from pushgate.intake import Intake
-from pushgate.lane import Timing
 from pushgate.listener import Listener, server_tls
 from pushgate.metrics import Metrics
 from pushgate.model import Caller
 from pushgate.reload import Reload
 from pushgate.server import Application, Document, Identify
+from pushgate.settling import Timing
 from pushgate.spool import Spool
 from pushgate.spool.cipher import Keys
 from pushgate.spool.limits import MB, Limits
@@ -40,6 +40,12 @@ from pushgate.spool.memory import MemorySpool
 from pushgate.spool.sqlite import SqliteSpool
 
 log = structlog.get_logger(__name__)
+
+
+def _steady(clock: Callable[[], float]) -> Callable[[], float]:
+    """The time by a clock as it is now, running on whatever becomes of that."""
+    ahead_s = clock() - time.monotonic()
+    return lambda: ahead_s + time.monotonic()
 
 
 class Ports(Struct, frozen=True):
@@ -57,14 +63,20 @@ async def open_spool(
 ) -> Spool:
     """The spool that the settings name. Raises `SpoolUnusable`."""
     window_s, remember_s = settings.dedup.window_s, settings.rejections.remember_s
-    limits = Limits(max_waiting=settings.spool.max_waiting, max_bytes=settings.spool.max_mb * MB)
+    limits = Limits(settings.spool.max_waiting, settings.spool.max_mb * MB, settings.spool.max_share_per_app)
     if (path := settings.spool.sqlite_path) is None:
         return MemorySpool(
-            clock=clock, dedup_window_s=window_s, remember_s=remember_s, on_expired=on_expired, limits=limits
+            clock=clock,
+            due_clock=_steady(clock),
+            dedup_window_s=window_s,
+            remember_s=remember_s,
+            on_expired=on_expired,
+            limits=limits,
         )
     return await SqliteSpool.open(
         path,
         clock=clock,
+        due_clock=_steady(clock),
         dedup_window_s=window_s,
         remember_s=remember_s,
         on_expired=on_expired,

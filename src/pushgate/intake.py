@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pushgate.errors import RequestError
+from pushgate.errors import RequestError, SpoolFull
 from pushgate.metrics import Metrics
 from pushgate.model import Caller, Delivery, Device, EncryptedNotification, Notification
 from pushgate.wire import INVALID_FORMAT, Verdict
@@ -44,6 +44,10 @@ class Sink(Protocol):
 
     def fingerprint(self, *parts: str) -> bytes:
         """See `spool.Spool.fingerprint`."""
+        ...
+
+    def is_crowded(self, lane: str) -> bool:
+        """See `spool.Spool.is_crowded`."""
         ...
 
 
@@ -127,6 +131,11 @@ class Intake:
                         "app_not_allowed",
                         f"app_id {_shown(device.app_id)} is not allowed for this caller",
                     )
+        if len(apps) > 1 and (crowded := {each.app_id for each in allowed if self._store.is_crowded(each.app_id)}):
+            for app_id in crowded:
+                self._fault(tally, "crowded", f"too many wait for app_id {_shown(app_id)}: try again later")
+            tally.crowded = True
+            return [device for device in allowed if device.app_id not in crowded]
         return allowed
 
     def _fan_out(
@@ -176,12 +185,13 @@ class Intake:
 class _Tally:
     """What has become of one notification so far."""
 
-    __slots__ = ("faults", "rejected", "taken")
+    __slots__ = ("crowded", "faults", "rejected", "taken")
 
     def __init__(self) -> None:
         self.taken = 0
         self.rejected: list[str] = []
         self.faults: list[str] = []
+        self.crowded = False
 
     def verdict(self) -> Verdict:
         if self.taken and not self.rejected and not self.faults:
@@ -191,14 +201,19 @@ class _Tally:
             faults.insert(0, "the pushkey is dead")
         if (more := len(faults) - SHOWN_FAULTS) > 0:
             faults[SHOWN_FAULTS:] = [f"and {more} more"]
-        return Verdict(self.taken, tuple(self.rejected), "; ".join(faults) or None)
+        return Verdict(self.taken, tuple(self.rejected), "; ".join(faults) or None, self.crowded)
 
 
 _TAKEN_ONE = Verdict(1)
 
 
 def answer_notify(verdict: Verdict) -> Verdict:
-    """`/notify` has no place for a fault of one device: a 400 when nothing could be taken and nobody is known dead."""
+    """`/notify` has no place for a fault of one device: a 400 when nothing could be taken and nobody is known dead.
+
+    Raises `SpoolFull` instead where a later request may be taken.
+    """
+    if verdict.crowded and not verdict.taken and not verdict.rejected:
+        raise SpoolFull(verdict.error)
     if not verdict.taken and not verdict.rejected and verdict.error not in (None, "no devices"):
         raise RequestError(400, INVALID_FORMAT, details={"path": "$.notification.devices", "reason": verdict.error})
     return verdict

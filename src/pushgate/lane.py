@@ -1,4 +1,4 @@
-"""One lane: the stream of one app_id. Takes leases from the spool, has them sent, and settles how they ended.
+"""One lane: the stream of one app_id. Takes leases from the spool, has them sent, and has them settled.
 
 A lane has its own concurrency, its own breaker and its own pauses (`pace`), so that one sick provider or key stops
 nobody else. Its settings may change while it runs: what flies then is settled, but says nothing of the new settings.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol, assert_never
 
@@ -21,15 +21,14 @@ from pushgate.breaker import Breaker, BreakerLimits
 from pushgate.errors import SpoolError
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery
-from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected
 from pushgate.pace import Change, Pace, Paused, Resumed
+from pushgate.settling import TROUBLE_S, Settling, Source, Timing
 from pushgate.spool import Lease
 
 log = structlog.get_logger(__name__)
 
 LEASE_AT_ONCE = 200
-TROUBLE_S = 1.0
-"""How long to wait after the spool or our own code failed."""
 
 
 class Sender(Protocol):
@@ -40,38 +39,6 @@ class Sender(Protocol):
         ...
 
 
-class Source(Protocol):
-    """The part of a spool that dispatching needs."""
-
-    async def lease(self, lane: str, limit: int) -> Sequence[Lease]:
-        """See `spool.Spool.lease`."""
-        ...
-
-    async def ack(self, leases: Sequence[Lease]) -> None:
-        """See `spool.Spool.ack`."""
-        ...
-
-    async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
-        """See `spool.Spool.nack`."""
-        ...
-
-    async def reject(self, lease: Lease, rejected: Rejected) -> None:
-        """See `spool.Spool.reject`."""
-        ...
-
-    async def forget_rejections(self, lane: str, *, since: float) -> int:
-        """See `spool.Spool.forget_rejections`."""
-        ...
-
-    async def hasten(self, lane: str) -> int:
-        """See `spool.Spool.hasten`."""
-        ...
-
-    async def bury(self, leases: Sequence[Lease]) -> None:
-        """See `spool.Spool.bury`."""
-        ...
-
-
 class LaneSettings(Struct, frozen=True):
     """How one lane is run."""
 
@@ -79,19 +46,6 @@ class LaneSettings(Struct, frozen=True):
     policy: retry.Policy
     max_in_flight: int
     breaker: BreakerLimits = BreakerLimits()
-
-
-class Timing(Struct, frozen=True):
-    """Where time and chance come from."""
-
-    clock: Callable[[], float]
-    """Unix seconds: for what ends at a time of day."""
-    monotonic: Callable[[], float]
-    """Seconds that nobody sets back: for how long something takes."""
-    jitter: Callable[[], float]
-    """A number in [0, 1)."""
-    scale: float = 1.0
-    """Multiplies every wait between attempts."""
 
 
 class Lane:
@@ -109,6 +63,7 @@ class Lane:
         self._stopping = asyncio.Event()
         self._retired = False
         self._needs_somebody = False
+        self._settling = Settling(name, source, timing, metrics)
         self._breaker = Breaker(how.breaker)
         self._pace = Pace(how.policy, most=how.max_in_flight, scale=timing.scale)
 
@@ -139,7 +94,7 @@ class Lane:
         self.how = how
         self._pace.mended(self._timing.monotonic(), policy=how.policy, most=how.max_in_flight)
         self._changed.set()
-        await self._hasten()
+        await self.hasten()
 
     async def retry_now(self) -> None:
         """Somebody says that what held the lane up is mended. No effect on a lane that only waits for a quota."""
@@ -172,7 +127,8 @@ class Lane:
             try:
                 await self._lease_some()
             except SpoolError as fault:
-                log.error("spool gives nothing", lane=self.name, fault=str(fault))
+                if self._settling.is_news("give"):
+                    log.error("spool gives nothing", lane=self.name, in_flight=self.in_flight, fault=str(fault))
                 await asyncio.sleep(TROUBLE_S)
             except Exception as fault:  # noqa: BLE001 - a bug must not stop this lane, nor the others
                 log.error("leasing failed unexpectedly", lane=self.name, fault=type(fault).__name__)
@@ -199,14 +155,16 @@ class Lane:
         try:
             await self._source.nack(leases, delay_s=0)
         except SpoolError as fault:
-            log.error("spool cannot settle a delivery", lane=self.name, count=len(leases), fault=str(fault))
+            if self._settling.is_news("settle"):
+                log.error("spool cannot settle", lane=self.name, in_flight=self.in_flight, fault=str(fault))
 
-    async def _hasten(self) -> None:
-        """What failed before waits no longer."""
+    async def hasten(self) -> None:
+        """What was deferred waits no longer."""
         try:
             await self._source.hasten(self.name)
         except SpoolError as fault:
-            log.error("spool gives nothing", lane=self.name, fault=str(fault))
+            if self._settling.is_news("give"):
+                log.error("spool gives nothing", lane=self.name, in_flight=self.in_flight, fault=str(fault))
 
     async def _until_open(self, until: float = math.inf) -> None:
         """Wait until the lane is not paused and has room for one more attempt, at most until then (unix seconds)."""
@@ -238,7 +196,7 @@ class Lane:
 
     async def _attempt(self, lease: Lease) -> None:
         if self._timing.clock() >= lease.delivery.expires_at:
-            await self._settle_safely(lease, None)
+            await self._settle(lease, None)
             return
         how = self.how
         started = self._timing.monotonic()
@@ -250,7 +208,7 @@ class Lane:
         now = self._timing.monotonic()
         self._metrics.attempt_seconds[self.name].observe(now - started)
         outcome = await self._learn(outcome, lease, started, now) if how is self.how else _of_old_settings(outcome)
-        await self._settle_safely(lease, outcome)
+        await self._settle(lease, outcome)
 
     async def _learn(self, outcome: Outcome, lease: Lease, started: float, now: float) -> Outcome:
         """What the outcome says of the whole lane. Returns it as it is to be believed."""
@@ -291,19 +249,8 @@ class Lane:
             case _:
                 assert_never(change)
 
-    async def _settle_safely(self, lease: Lease, outcome: Outcome | None) -> None:
-        """Settle, again and again while the spool cannot be written: what the provider said must not be lost."""
-        while True:
-            try:
-                return await self._settle(lease, outcome)
-            except SpoolError as fault:
-                log.error("spool cannot settle a delivery", lane=self.name, id=lease.delivery.id, fault=str(fault))
-            except Exception as fault:  # noqa: BLE001 - a row must not stay leased for ever
-                kind = type(fault).__name__
-                log.error("settling failed unexpectedly", lane=self.name, id=lease.delivery.id, fault=kind)
-            await asyncio.sleep(TROUBLE_S)
-            if isinstance(outcome, Rejected) and self._breaker.is_open:
-                outcome = Deferred(Cause.MASS_REJECTION, outcome.reason)  # meanwhile nobody believes it
+    async def _settle(self, lease: Lease, outcome: Outcome | None) -> None:
+        await self._settling.settle(lease, outcome, policy=self.how.policy, disbelieves=lambda: self._breaker.is_open)
 
     async def _take_back(self) -> None:
         """The rejections that led to the breaker's opening are not believed any more either."""
@@ -317,52 +264,6 @@ class Lane:
             else:
                 log.error("rejections taken back", lane=self.name, count=count)
                 return
-
-    async def _settle(self, lease: Lease, outcome: Outcome | None) -> None:
-        """End the lease by what became of it. `None`: its time was up before it could be tried."""
-        match outcome:
-            case None:
-                await self._expire(lease, "not tried in time")
-            case Accepted():
-                await self._source.ack((lease,))
-                self._count(outcome="accepted", ending="accepted")
-            case Rejected(reason=reason):
-                await self._source.reject(lease, outcome)
-                self._count(outcome="rejected", ending="rejected")
-                log.info("pushkey is dead", lane=self.name, id=lease.delivery.id, reason=reason)
-            case Undeliverable(reason=reason):
-                await self._source.bury((lease,))
-                self._count(outcome="undeliverable", ending="undeliverable")
-                log.warning("undeliverable", lane=self.name, id=lease.delivery.id, reason=reason)
-            case Deferred():
-                await self._defer(lease, outcome)
-            case _:
-                assert_never(outcome)
-
-    async def _defer(self, lease: Lease, deferred: Deferred) -> None:
-        timing = self._timing
-        wait_s = retry.next_wait_s(
-            deferred,
-            policy=self.how.policy,
-            attempt=lease.attempt,
-            jitter=timing.jitter(),
-            remaining_s=lease.delivery.expires_at - timing.clock(),
-            scale=timing.scale,
-        )
-        self._metrics.attempts[(self.name, "deferred")].inc()
-        if wait_s is None:
-            await self._expire(lease, deferred.reason)
-        else:
-            await self._source.nack((lease,), delay_s=wait_s)
-
-    async def _expire(self, lease: Lease, reason: str) -> None:
-        await self._source.bury((lease,))
-        self._metrics.endings[(self.name, "expired")].inc()
-        log.warning("out of time", lane=self.name, id=lease.delivery.id, attempts=lease.attempt, reason=reason)
-
-    def _count(self, *, outcome: str, ending: str) -> None:
-        self._metrics.attempts[(self.name, outcome)].inc()
-        self._metrics.endings[(self.name, ending)].inc()
 
 
 def _of_old_settings(outcome: Outcome) -> Outcome:

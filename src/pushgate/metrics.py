@@ -23,7 +23,7 @@ from pushgate import __version__
 
 APIS = ("notify", "notify/batch", "notifyEncrypted/batch")
 STATUSES = ("success", "partial", "failed")
-FAULTS = ("unknown_app", "app_not_allowed", "refused", "no_devices", "bad_month")
+FAULTS = ("unknown_app", "app_not_allowed", "refused", "no_devices", "bad_month", "crowded")
 OUTCOMES = ("accepted", "rejected", "deferred", "undeliverable")
 ENDINGS = ("accepted", "rejected", "undeliverable", "expired")
 ANSWERS = (200, 400, 401, 404, 405, 413, 415, 429, 500, 503)

@@ -50,6 +50,8 @@ class Verdict(Struct, frozen=True):
     rejected: tuple[str, ...] = ()
     error: str | None = None
     """Names app_ids at most, never a pushkey."""
+    crowded: bool = False
+    """Whether something of it was not taken because too much waits for its app."""
 
     @property
     def status(self) -> str:

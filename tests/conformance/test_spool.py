@@ -782,6 +782,44 @@ async def test_past_max_waiting_nothing_is_put_until_there_is_room(place: Place)
     assert ids(await drain(spool, OTHER)) == [delivery(4).id]
 
 
+async def test_a_lane_is_crowded_when_it_holds_its_share_of_the_room(place: Place) -> None:
+    spool = await place.open(limits=Limits(max_waiting=10, share_of_lane=0.5))
+    await spool.put([delivery(n) for n in range(4)])
+    assert not spool.is_crowded(LANE)
+    await spool.put([delivery(4)])
+    assert (spool.is_crowded(LANE), spool.is_crowded(OTHER)) == (True, False)
+    await spool.ack((await soon(spool, limit=1))[:1])
+    assert not spool.is_crowded(LANE)
+
+
+async def test_without_a_limit_nothing_is_crowded(place: Place) -> None:
+    spool = await place.open(limits=Limits(share_of_lane=0.5))
+    await spool.put([delivery(n) for n in range(4)])
+    assert not spool.is_crowded(LANE)
+
+
+async def test_a_clock_that_is_set_back_delays_nothing(place: Place) -> None:
+    steady = Clock()
+    spool = await place.open(due_clock=steady)
+    await spool.put([delivery(0)])
+    place.clock.now += 3600
+    await spool.nack(await soon(spool), delay_s=5)
+    place.clock.now -= 3600
+    assert await nothing(spool)
+    steady.now += 6
+    assert ids(await soon(spool)) == [delivery(0).id]
+
+
+async def test_what_a_clock_that_ran_ahead_has_deferred_is_due_after_the_next_start(durable: Place) -> None:
+    ahead = Clock()
+    ahead.now += 30 * DAY_S
+    spool = await durable.open(due_clock=ahead)
+    await spool.put([delivery(0)])
+    await spool.nack(await soon(spool), delay_s=5)
+    await spool.close()
+    assert ids(await soon(await durable.open())) == [delivery(0).id]
+
+
 async def test_a_full_spool_still_knows_repeats_and_the_dead_and_lets_everything_end(place: Place) -> None:
     spool = await place.open(limits=Limits(max_waiting=4), dedup_window_s=600)
     sent = [delivery(n, fingerprint=f"{n:016}".encode()) for n in range(4)]

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushgate import lane, pace, retry
+from pushgate import pace, retry, settling
 from pushgate.dispatch import Dispatcher
 from pushgate.errors import SpoolUnavailable
-from pushgate.lane import LaneSettings, Timing
+from pushgate.lane import LaneSettings
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery, Device, EncryptedNotification
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.settling import Timing
 from pushgate.spool import Lease
 from tests.samples import CIPHERTEXT
 
@@ -386,7 +387,7 @@ async def test_a_spool_that_cannot_be_read_is_asked_again(clock: Clock, sleeps: 
     ledger.add(1)
     async with dispatching(ledger, clock, Phone(Accepted())):
         await ledger.until(lambda: bool(ledger.ended))
-    assert sleeps == [lane.TROUBLE_S] * 2
+    assert sleeps == [settling.TROUBLE_S] * 2
 
 
 async def test_draining_waits_for_what_flies_and_cuts_off_what_does_not_land(clock: Clock) -> None:

@@ -105,6 +105,7 @@ class Spool(BaseModel, frozen=True):
     max_age_s: int = Field(default=DAY_S, ge=1, le=DAY_S)
     max_mb: int = Field(default=8192, ge=0, le=16_777_216)
     max_waiting: int = Field(default=5_000_000, ge=0, le=1_000_000_000)
+    max_share_per_app: float = Field(default=0.5, gt=0, le=1)
     encryption_key_file: Annotated[OptionalFile, AfterValidator(_holds_keys)] = None
     encryption_key: Annotated[SecretStr | None, BeforeValidator(_none_if_empty), AfterValidator(_is_key)] = None
 

@@ -122,6 +122,13 @@ class Spool(Protocol):
         """They will never be delivered: erase them. No copy is kept (A_27435)."""
         ...
 
+    def is_crowded(self, lane: str) -> bool:
+        """Whether the lane holds its share of the room already. Nothing more should be put into it: others need some.
+
+        Waits for nothing.
+        """
+        ...
+
     async def backlog(self) -> Mapping[str, Backlog]:
         """What waits, by lane. For metrics and for the warning about lanes that no app is configured for."""
         ...

@@ -17,11 +17,13 @@ class Census:
     def __init__(self) -> None:
         self.total = 0
         """How many wait in all lanes."""
+        self._waiting: dict[str, int] = {}
         self._lanes: dict[str, dict[int, _Minute]] = {}
 
     def add(self, lane: str, accepted_ms: int, count: int = 1) -> None:
         """So many more wait, accepted then or later in the same minute."""
         self.total += count
+        self._waiting[lane] = self._waiting.get(lane, 0) + count
         minutes = self._lanes.get(lane)
         if minutes is None:
             minutes = self._lanes[lane] = {}
@@ -36,22 +38,23 @@ class Census:
     def remove(self, lane: str, accepted_ms: int) -> None:
         """One fewer waits."""
         self.total -= 1
+        self._waiting[lane] -= 1
         minutes = self._lanes[lane]
         minute = minutes[accepted_ms // MINUTE_MS]
         minute.count -= 1
         if not minute.count:
             del minutes[accepted_ms // MINUTE_MS]
             if not minutes:
-                del self._lanes[lane]
+                del self._lanes[lane], self._waiting[lane]
 
     def waiting(self, lane: str) -> int:
         """How many wait in a lane."""
-        return sum(minute.count for minute in self._lanes.get(lane, {}).values())
+        return self._waiting.get(lane, 0)
 
     def backlog(self) -> dict[str, Backlog]:
         """By lane; a lane where nothing waits is not in it."""
         return {
-            lane: Backlog(sum(minute.count for minute in minutes.values()), minutes[min(minutes)].oldest_ms / 1000)
+            lane: Backlog(self._waiting[lane], minutes[min(minutes)].oldest_ms / 1000)
             for lane, minutes in self._lanes.items()
         }
 

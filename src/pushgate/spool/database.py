@@ -183,10 +183,19 @@ def _touch(path: Path) -> None:
             os.close(entry)
     except FileExistsError:
         _check_owner(path)
+        _check_not_emptied(path)
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             raise _read_only(path) from None
     except OSError as error:
         raise SpoolUnusable(f"{path}: cannot be created: {error.strerror} -> see its disk and permissions") from error
+
+
+def _check_not_emptied(path: Path) -> None:
+    """SQLite takes an empty file for a new one and would throw away the log beside it, with what waits in it."""
+    wal = Path(f"{path}-wal")
+    if path.stat().st_size == 0 and wal.exists() and wal.stat().st_size:
+        mend = "put the file back that belongs to it, or move both away to start anew"
+        raise SpoolUnusable(f"{path}: it is empty, but {wal.name} beside it holds deliveries -> {mend}")
 
 
 def _check_owner(path: Path) -> None:

@@ -19,6 +19,12 @@ class Limits(Struct, frozen=True):
     """Deliveries, held ones included."""
     max_bytes: int = 0
     """What they may take, with everything that is remembered beside them."""
+    share_of_lane: float = 1.0
+    """The part of `max_waiting` that one lane may hold."""
+
+    def is_crowded(self, waiting: int) -> bool:
+        """Whether a lane that holds so many has its share."""
+        return 0 < self.share_of_lane * self.max_waiting <= waiting
 
     def refusal(self, *, waiting: int, taken_bytes: int) -> SpoolFull | None:
         """Why there cannot be so much, or None when there can."""

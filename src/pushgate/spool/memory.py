@@ -31,6 +31,7 @@ class MemorySpool:
         self,
         *,
         clock: Callable[[], float] = time.time,
+        due_clock: Callable[[], float] | None = None,
         dedup_window_s: float = 0,
         remember_s: float = 30 * 86400,
         on_expired: Callable[[str, int], None] | None = None,
@@ -40,6 +41,7 @@ class MemorySpool:
         self._repeat_of = KeyedHash(key, REPEAT)
         self._name_of = KeyedHash(key, REJECTION)
         self._clock = clock
+        self._due_clock = due_clock or clock
         self._remember_s = remember_s
         self._on_expired = on_expired
         self._repeats = Repeats(dedup_window_s)
@@ -104,7 +106,7 @@ class MemorySpool:
 
     async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
         """See `spool.Spool.nack`."""
-        due_ms = math.ceil((self._clock() + max(delay_s, 0)) * 1000)
+        due_ms = math.ceil((self._due_clock() + max(delay_s, 0)) * 1000)
         lanes = {}
         for row in self._ended(leases):
             lane = lanes[row.lane.name] = row.lane
@@ -147,7 +149,7 @@ class MemorySpool:
     async def hasten(self, lane: str) -> int:
         """See `spool.Spool.hasten`."""
         self._check_open()
-        now_ms = int(self._clock() * 1000)
+        now_ms = int(self._due_clock() * 1000)
         deferred = self._deferred.get(lane, [])
         later = sum(due_ms > now_ms for due_ms, _, _ in deferred)
         deferred[:] = [(min(due_ms, now_ms), number, row) for due_ms, number, row in deferred]
@@ -160,6 +162,10 @@ class MemorySpool:
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
         self._erase(leases)
+
+    def is_crowded(self, lane: str) -> bool:
+        """See `spool.Spool.is_crowded`."""
+        return self._limits.is_crowded(self._census.waiting(lane))
 
     async def backlog(self) -> Mapping[str, Backlog]:
         """See `spool.Spool.backlog`."""
@@ -251,14 +257,16 @@ class MemorySpool:
     def _lane(self, name: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
-            lane = Lane(name, clock=self._clock, fetch=self._wake_deferred, memory=self._memory, most_ready=sys.maxsize)
+            lane = Lane(
+                name, clock=self._due_clock, fetch=self._wake_deferred, memory=self._memory, most_ready=sys.maxsize
+            )
             self._lanes[name] = lane
             self._deferred[name] = []
         return lane
 
     def _wake_deferred(self, lane: Lane) -> None:
         deferred = self._deferred[lane.name]
-        now_ms = int(self._clock() * 1000)
+        now_ms = int(self._due_clock() * 1000)
         rows = []
         while deferred and deferred[0][0] <= now_ms:
             rows.append(heapq.heappop(deferred)[2])

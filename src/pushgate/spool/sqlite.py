@@ -45,7 +45,9 @@ class SqliteSpool:
         *,
         lanes: Lanes,
         cipher: Cipher,
+        limits: Limits,
         clock: Callable[[], float],
+        due_clock: Callable[[], float],
         on_expired: Callable[[str, int], None] | None,
     ) -> None:
         self._repeat_of = KeyedHash(contents.secret, REPEAT)
@@ -55,7 +57,9 @@ class SqliteSpool:
         self._committer = committer
         self._lanes = lanes
         self._cipher = cipher
+        self._limits = limits
         self._clock = clock
+        self._due_clock = due_clock
         for name in contents.census.backlog():
             lanes.lane(name).due_at(0)
         self._sweeper = Sweeper(committer, lane=lanes.lane, census=self._census, on_expired=on_expired)
@@ -67,6 +71,7 @@ class SqliteSpool:
         path: Path,
         *,
         clock: Callable[[], float] = time.time,
+        due_clock: Callable[[], float] | None = None,
         dedup_window_s: float = 0,
         remember_s: float = 30 * 86400,
         on_expired: Callable[[str, int], None] | None = None,
@@ -80,6 +85,7 @@ class SqliteSpool:
     ) -> Self:
         """Open the spool at `path` or make a new one there. Raises `SpoolUnusable`, which says how to mend it.
 
+        `due_clock` says when what was deferred is due: one that nobody sets, so that a step of `clock` delays nothing.
         `on_expired` is told of rows that were erased because their time was up while nobody leased them: lane, count.
         At most `memory_rows` of a lane and `memory_bytes` of all lie ready in memory; more waits on disk alone. What
         was erased is gone from the write-ahead log after `tidy_idle_s` without work, or every `tidy_every_s`. What is
@@ -92,12 +98,22 @@ class SqliteSpool:
             cipher=cipher,
             limits=limits,
             clock=clock,
+            due_clock=due_clock or clock,
             dedup_window_s=dedup_window_s,
             remember_s=remember_s,
         )
         committer = Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s)
-        lanes = Lanes(committer, clock=clock, memory=Memory(memory_bytes), memory_rows=memory_rows)
-        spool = cls(contents, committer, lanes=lanes, cipher=cipher, clock=clock, on_expired=on_expired)
+        lanes = Lanes(committer, clock=due_clock or clock, memory=Memory(memory_bytes), memory_rows=memory_rows)
+        spool = cls(
+            contents,
+            committer,
+            lanes=lanes,
+            cipher=cipher,
+            limits=limits,
+            clock=clock,
+            due_clock=due_clock or clock,
+            on_expired=on_expired,
+        )
         spool._sweeper.start(sweep_every_s)
         return spool
 
@@ -113,7 +129,7 @@ class SqliteSpool:
         self._check_open()
         if not deliveries:
             return 0
-        now_ms = int(self._clock() * 1000)
+        now_ms = int(self._due_clock() * 1000)
         self._lanes.make_room()
         seal = self._cipher.seal
         payloads = [seal(delivery.lane, envelope.encode(delivery)) for delivery in deliveries]
@@ -158,7 +174,7 @@ class SqliteSpool:
     async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
         """See `spool.Spool.nack`."""
         if rows := self._ending(leases):
-            due_ms = math.ceil((self._clock() + max(delay_s, 0)) * 1000)
+            due_ms = math.ceil((self._due_clock() + max(delay_s, 0)) * 1000)
             await self._committer.perform(
                 lambda store: store.postpone([row.id for row in rows], due_ms),
                 size=sum([row.size for row in rows]),
@@ -204,6 +220,10 @@ class SqliteSpool:
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`."""
         await self._erase(leases)
+
+    def is_crowded(self, lane: str) -> bool:
+        """See `spool.Spool.is_crowded`."""
+        return self._limits.is_crowded(self._census.waiting(lane))
 
     async def backlog(self) -> Mapping[str, Backlog]:
         """See `spool.Spool.backlog`."""
@@ -307,6 +327,7 @@ def _load(
     cipher: Cipher,
     limits: Limits,
     clock: Callable[[], float],
+    due_clock: Callable[[], float],
     dedup_window_s: float,
     remember_s: float,
 ) -> tuple[Store, Contents]:
@@ -319,11 +340,14 @@ def _load(
             store = Store(
                 database,
                 clock=clock,
+                due_clock=due_clock,
                 dedup_window_s=dedup_window_s,
                 remember_s=remember_s,
                 cipher=cipher,
                 room=Room(limits, waiting=contents.census.total, used_bytes=database.used_bytes),
             )
+            for lane in contents.census.backlog():
+                store.bring_forward(lane)
             return store, contents
     except BaseException:
         database.close()

@@ -26,6 +26,8 @@ from pushgate.spool.room import Room
 
 STATEMENT_ROWS = 128
 """Rows of one statement at most; a power of two, and so are all smaller ones, so that few statements are prepared."""
+LONGEST_WAIT_MS = 4_500_000
+"""An hour and a quarter: the longest backoff with its jitter."""
 LOOK_AT_ONCE = 200
 FORGET_AT_ONCE = 2000
 HASTEN_AT_ONCE = 1000
@@ -73,6 +75,7 @@ class Store:
         database: Database,
         *,
         clock: Callable[[], float],
+        due_clock: Callable[[], float],
         dedup_window_s: float,
         remember_s: float,
         cipher: Cipher,
@@ -81,6 +84,7 @@ class Store:
         self.database = database
         self._execute = database.execute
         self._clock = clock
+        self._due_clock = due_clock
         self._cipher = cipher
         self._room = room
         self.rejections = RejectionTable(database.execute, clock_ms=self._now_ms, remember_s=remember_s)
@@ -151,7 +155,7 @@ class Store:
     def due(self, lane: str, held: Collection[int], limit: int) -> Due:
         """At most so many rows of a lane that are due and not held, the first due first."""
         self.flush()
-        now_ms = self._now_ms()
+        now_ms = self._due_now_ms()
         near = self._execute(
             "SELECT id FROM deliveries WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, accepted_ms, id LIMIT ?",
             (lane, now_ms, limit + len(held)),
@@ -194,10 +198,20 @@ class Store:
         late = [Late(row[0], row[1], row[2]) for row in rows if row[3] <= now_ms]
         return late, rows[-1][0] if len(rows) == LOOK_AT_ONCE else 0
 
+    def bring_forward(self, lane: str) -> None:
+        """Outside a transaction: nothing is due later than the longest wait there is from now.
+
+        A process whose clock ran ahead may have left such rows.
+        """
+        now_ms = self._due_now_ms()
+        self._execute(
+            "UPDATE deliveries SET due_ms = ? WHERE lane = ? AND due_ms > ?", (now_ms, lane, now_ms + LONGEST_WAIT_MS)
+        )
+
     def hasten(self, lane: str) -> int:
         """Some rows of a lane that are due later, the first due first, are due now. Returns how many."""
         self.flush()
-        now_ms = self._now_ms()
+        now_ms = self._due_now_ms()
         return self._execute(
             "UPDATE deliveries SET due_ms = ? WHERE id IN "
             "(SELECT id FROM deliveries INDEXED BY due WHERE lane = ? AND due_ms > ? ORDER BY due_ms LIMIT ?)",
@@ -235,6 +249,9 @@ class Store:
     def checkpoint(self) -> None:
         """Empty the write-ahead log."""
         self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _due_now_ms(self) -> int:
+        return int(self._due_clock() * 1000)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
