@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from pushgate.lane import Lane, LaneSettings
+from pushgate.lane import Lane, LaneSettings, Room
 from pushgate.metrics import Metrics
 from pushgate.settling import Source, Timing
 
@@ -17,6 +17,7 @@ class Dispatcher:
         self._source = source
         self._timing = timing
         self._metrics = metrics
+        self._room = Room()
         self.lanes: dict[str, Lane] = {}
         self._retired: set[Lane] = set()
         """Lanes that take no more and still have attempts in flight."""
@@ -67,7 +68,9 @@ class Dispatcher:
         return sum(counts)
 
     def _add(self, name: str, how: LaneSettings) -> Lane:
-        lane = self.lanes[name] = Lane(name, self._source, how, self._timing, self._metrics)
+        lane = self.lanes[name] = Lane(
+            name, self._source, how, timing=self._timing, metrics=self._metrics, room=self._room
+        )
         return lane
 
     def _start(self, lane: Lane) -> None:

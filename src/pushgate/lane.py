@@ -29,6 +29,11 @@ from pushgate.spool import Lease
 log = structlog.get_logger(__name__)
 
 LEASE_AT_ONCE = 200
+BEGINS_WITH = 64
+"""Attempts at once, until the provider has answered: a hundred lanes whose provider hangs must not fill the memory."""
+MOST_AT_ONCE = 20_000
+"""Attempts of all lanes together. Each takes some 4 KB."""
+LOOK_FOR_ROOM_S = 0.05
 
 
 class Sender(Protocol):
@@ -48,15 +53,36 @@ class LaneSettings(Struct, frozen=True):
     breaker: BreakerLimits = BreakerLimits()
 
 
+class Room:
+    """How many attempts there may be at once in all lanes together.
+
+    A lane may have as many as are left for others (a dynamic threshold): however many lanes hang, something is left
+    for the next. One attempt each lane always may have.
+    """
+
+    __slots__ = ("most", "used")
+
+    def __init__(self, most: int = MOST_AT_ONCE) -> None:
+        self.most = most
+        self.used = 0
+
+    def is_there_for(self, in_flight: int) -> bool:
+        """Whether a lane with so many in flight may have one more."""
+        return in_flight < max(self.most - self.used, 1)
+
+
 class Lane:
     """The stream of one app_id."""
 
-    def __init__(self, name: str, source: Source, how: LaneSettings, timing: Timing, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, source: Source, how: LaneSettings, *, timing: Timing, metrics: Metrics, room: Room
+    ) -> None:
         self.name = name
         self._source = source
         self.how = how
         self._timing = timing
         self._metrics = metrics
+        self._room = room
         self._attempts: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         """Set when the lane may be open now: an attempt has landed, or a pause has ended before its time."""
@@ -65,7 +91,7 @@ class Lane:
         self._needs_somebody = False
         self._settling = Settling(name, source, timing, metrics)
         self._breaker = Breaker(how.breaker)
-        self._pace = Pace(how.policy, most=how.max_in_flight, scale=timing.scale)
+        self._pace = Pace(how.policy, most=how.max_in_flight, scale=timing.scale, begins=BEGINS_WITH)
 
     @property
     def in_flight(self) -> int:
@@ -146,6 +172,7 @@ class Lane:
                     break
                 attempt = asyncio.create_task(self._attempt(waiting.popleft()))
                 self._attempts.add(attempt)
+                self._room.used += 1
                 attempt.add_done_callback(self._landed)
         finally:
             if waiting and self._retired:
@@ -176,6 +203,8 @@ class Lane:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if left_s == math.inf else left_s):
                         await self._changed.wait()
+            elif not self._room.is_there_for(len(self._attempts)):
+                await self._sleep_or_wake(min(LOOK_FOR_ROOM_S, left_s))
             else:
                 return
 
@@ -190,6 +219,7 @@ class Lane:
 
     def _landed(self, attempt: asyncio.Task[None]) -> None:
         self._attempts.discard(attempt)
+        self._room.used -= 1
         self._changed.set()
         if not attempt.cancelled() and (fault := attempt.exception()) is not None:
             log.error("attempt was not settled", lane=self.name, fault=type(fault).__name__)

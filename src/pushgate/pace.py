@@ -58,12 +58,12 @@ Change = Paused | Resumed | None
 class Pace:
     """The pace of one lane."""
 
-    def __init__(self, policy: Policy, *, most: int, scale: float) -> None:
-        """`most` attempts at once; `scale` multiplies every pause (for drills)."""
+    def __init__(self, policy: Policy, *, most: int, scale: float, begins: int | None = None) -> None:
+        """`most` attempts at once, `begins` to begin with (all, unless given); `scale` multiplies every pause."""
         self._policy = policy
         self._most = most
         self._scale = scale
-        self.dares = most
+        self.dares = most if begins is None else min(begins, most)
         """How many attempts at once it dares just now."""
         self.paused_until = 0.0
         self._gate = most

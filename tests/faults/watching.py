@@ -121,8 +121,10 @@ def calls_dead(status: int, body: bytes) -> bool:
         said = msgspec.json.decode(body)
     except msgspec.DecodeError:
         return False
+    if not isinstance(said, dict):
+        return False
     if "reason" in said:
-        return (status, said["reason"]) in CALLED_DEAD
+        return isinstance(said["reason"], str) and (status, said["reason"]) in CALLED_DEAD
     details = said.get("error", {}).get("details", [])
     codes = {(status, each.get("errorCode")) for each in details}
     fields = {violation.get("field") for each in details for violation in each.get("fieldViolations", [])}

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushgate import pace, retry, settling
+from pushgate import lane, pace, retry, settling
 from pushgate.dispatch import Dispatcher
 from pushgate.errors import SpoolUnavailable
 from pushgate.lane import LaneSettings
@@ -508,3 +508,34 @@ async def test_an_open_breaker_stays_open_when_settings_change(clock: Clock, sle
         await dispatcher.retry_now()
         await ledger.until(lambda: len(ledger.ended) >= ended + 5)
     assert [verb for verb, _ in ledger.ended].count("reject") == rejected <= 51
+
+
+async def test_a_lane_begins_with_few_attempts_until_its_provider_has_answered(clock: Clock) -> None:
+    ledger, lands = Ledger(), asyncio.Event()
+    phone = Phone(lands)
+    for number in range(300):
+        ledger.add(number)
+    async with dispatching(ledger, clock, phone, max_in_flight=200) as (dispatcher, _):
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        assert phone.at_once == lane.BEGINS_WITH
+        lands.set()
+        await ledger.until(lambda: len(ledger.ended) == 300)
+        assert lane.BEGINS_WITH < phone.most_at_once <= 200
+    assert dispatcher._room.used == 0
+
+
+async def test_lanes_that_hang_leave_room_for_others(clock: Clock) -> None:
+    ledger, lands, well = Ledger(), asyncio.Event(), Phone(Accepted())
+    for number in range(100):
+        ledger.add(number)
+    async with dispatching(ledger, clock, Phone(lands), well, max_in_flight=60) as (dispatcher, _):
+        dispatcher._room.most = 20
+        while dispatcher.lanes[LANE].in_flight < 10:
+            await asyncio.sleep(0)
+        for number in range(100, 150):
+            ledger.add(number, lane=OTHER)
+        await ledger.until(lambda: len(ledger.ended) == 50)
+        assert dispatcher.lanes[LANE].in_flight == 10, "half of the room"
+        lands.set()
+        await ledger.until(lambda: len(ledger.ended) == 150)

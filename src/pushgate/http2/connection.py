@@ -74,13 +74,17 @@ class Connection(asyncio.Protocol):
         connect_timeout_s: float = 10.0,
         limits: Limits | None = None,
         on_state: Listener | None = None,
+        turn: int = 0,
     ) -> Connection:
-        """Connect and wait for the peer's SETTINGS. Raises NotSent with what failed in its message."""
+        """Connect and wait for the peer's SETTINGS. Raises NotSent with what failed in its message.
+
+        `turn` is by how many addresses of the target to begin later than its first one.
+        """
         limits = limits or Limits()
         connection = cls(limits, on_state)
         try:
             async with asyncio.timeout(connect_timeout_s):
-                await dial(target, connection, linger_s=limits.linger_s)
+                await dial(target, connection, linger_s=limits.linger_s, turn=turn)
                 await connection.ready()
         except BaseException as error:
             connection.abort("given up while connecting")

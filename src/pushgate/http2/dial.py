@@ -18,17 +18,20 @@ Address = tuple[socket.AddressFamily, Any]
 """Family and socket address, as getaddrinfo gives them."""
 
 
-async def dial(target: Target, protocol: asyncio.Protocol, *, linger_s: float) -> None:
+async def dial(target: Target, protocol: asyncio.Protocol, *, linger_s: float, turn: int = 0) -> None:
     """Connect `protocol` to the target over TLS. Raises OSError (ssl.SSLError among them).
 
     The name is resolved anew at each call: providers move their traffic by DNS. All its addresses are tried until one
-    accepts. A dial that is cancelled, at whatever moment, leaves nothing open. `protocol` may be given data, and lose
+    accepts, from another one on with each `turn`: one that accepts and then leads to nothing must not hold up the rest.
+    A dial that is cancelled, at whatever moment, leaves nothing open. `protocol` may be given data, and lose
     its connection, before its `connection_made` is called.
     """
     loop = asyncio.get_running_loop()
     proxy = target.proxy
     host, port = (proxy.host, proxy.port) if proxy is not None else (target.host, target.port)
-    sock = await _connect(await _resolve(host, port))
+    addresses = await _resolve(host, port)
+    turn %= max(1, len(addresses))
+    sock = await _connect(addresses[turn:] + addresses[:turn])
     try:
         if proxy is not None:
             await _tunnel(sock, proxy, target)

@@ -26,7 +26,7 @@ class Opener(Protocol):
     """How a connection is made: `Connection.open`."""
 
     def __call__(
-        self, target: Target, *, connect_timeout_s: float, limits: Limits, on_state: Listener
+        self, target: Target, *, connect_timeout_s: float, limits: Limits, on_state: Listener, turn: int
     ) -> Coroutine[Any, Any, Connection]:
         """Connect, or raise NotSent."""
         ...
@@ -74,6 +74,8 @@ class Pool:
         """The newest connection until it has answered something: only that ends the backing off."""
         self._queue = Queue()
         self._connecting: asyncio.Task[None] | None = None
+        self._turn = 0
+        """One more with each connection that led to nothing: the next one begins with another address."""
         self._is_closed = False
 
     @property
@@ -224,6 +226,7 @@ class Pool:
                 connect_timeout_s=self._connect_timeout_s,
                 limits=self._limits,
                 on_state=self._on_state,
+                turn=self._turn,
             )
         except NotSent as error:
             why = str(error)
@@ -244,6 +247,7 @@ class Pool:
             if not connection.is_closed:
                 self._leaving[connection] = True
         self.connections_failed += 1
+        self._turn += 1
         self._backoff.failed(asyncio.get_running_loop().time())
         if not self._usable:
             self._queue.refuse_all(why)
@@ -277,6 +281,7 @@ class Pool:
         is_barren = connection.started > 0 and not connection.answered and not connection.in_flight
         if is_barren and not self._leaving[connection] and not self._is_closed:
             self._leaving[connection] = True
+            self._turn += 1
             self._backoff.stumbled(asyncio.get_running_loop().time())
         if is_gone:
             del self._leaving[connection]
@@ -289,6 +294,7 @@ class Pool:
         Unlike other failures this is not forgotten with the next answer: the peer may give one on each connection.
         """
         self.connections_mute += 1
+        self._turn += 1
         if connection not in self._old:
             self._mute_backoff.stumbled(asyncio.get_running_loop().time())
             self._old = set(self._usable)

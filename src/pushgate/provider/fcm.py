@@ -153,7 +153,7 @@ class FcmProvider:
         response = await self._line.ask(request, timeout_s=self._timeout_s)
         if isinstance(response, Deferred):
             return response, False
-        if response.status == 200:
+        if response.status == 200 and b'"name"' in response.body:
             return ACCEPTED, False
         outcome = classify(response.status, response.headers, response.body, now=now)
         reason = outcome.reason if isinstance(outcome, Deferred) else ""

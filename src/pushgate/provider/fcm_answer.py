@@ -16,6 +16,7 @@ ACCEPTED = Accepted()
 
 TOKEN_REASONS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "status 401", "status 403"})
 """After these a new access token is worth a try."""
+NO_NAME = "200 without a message name"
 THIRD_PARTY = "THIRD_PARTY_AUTH_ERROR"
 """The project lacks what FCM needs to reach this one token of iOS or the web: the tokens of Android are not held up."""
 
@@ -36,14 +37,15 @@ _CAUSES = {
     (503, "UNAVAILABLE"): Cause.PROVIDER,
 }
 
-REASONS = frozenset(reason for _, reason in (_REJECTED | _CAUSES.keys())) | {"INVALID_ARGUMENT"} | STATUS_REASONS
+REASONS = frozenset(reason for _, reason in (_REJECTED | _CAUSES.keys())) | {"INVALID_ARGUMENT", NO_NAME} | STATUS_REASONS
 """Every reason that `classify` gives."""
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> Outcome:
     """FCM's answer as an outcome. Never raises. `now` in unix seconds."""
     if status == 200:
-        return ACCEPTED
+        # whoever answers without naming the message is not FCM: something on the way to it, as a proxy
+        return ACCEPTED if b'"name"' in body else Deferred(Cause.PROVIDER, NO_NAME)
     error = json_object(body).get("error")
     error = error if isinstance(error, dict) else {}
     own_code = _error_code(error)

@@ -188,6 +188,38 @@ def test_every_address_of_a_name_is_tried(
     run(main())
 
 
+def test_address_that_accepts_and_leads_to_nothing_makes_way(
+    run: Run, scene: Any, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        deaf = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+        stream = socket.SOCK_STREAM
+        async with scene.listen(server_tls):
+            ports = (deaf.sockets[0].getsockname()[1], scene.port)
+            found: list[Any] = [(socket.AF_INET, stream, 6, "", ("127.0.0.1", port)) for port in ports]
+
+            async def resolve(*_: Any, **__: Any) -> list[Any]:
+                return found
+
+            monkeypatch.setattr("pushgate.http2.dial._lookup", resolve)
+            target = Target("push.example.org", scene.port, scene.target.tls, server_name="localhost")
+            pool = Pool(target, connect_timeout_s=0.1, backoff_first_s=0.01, limits=QUICK)
+            try:
+                with pytest.raises(NotSent, match="TimeoutError"):
+                    await ask(pool, scene)
+                await asyncio.sleep(0.02)
+                assert (await ask(pool, scene)).status == 200
+                assert (pool.connections, pool.connections_failed) == (1, 1)
+            finally:
+                await pool.close(1)
+                for writer in held:
+                    writer.transport.abort()
+                deaf.close()
+
+    held: list[asyncio.StreamWriter] = []
+    run(main())
+
+
 def test_name_that_does_not_resolve_or_is_none_is_not_sent(run: Run, client_tls: ssl.SSLContext) -> None:
     async def main() -> None:
         for name in ("no-such-host.invalid", "a" * 300):

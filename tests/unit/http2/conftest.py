@@ -207,7 +207,9 @@ class Network:
         self.refusals: list[Exception] = []
         self.delay_s = 0.0
 
-    async def open(self, target: Target, *, connect_timeout_s: float, limits: Limits, on_state: Listener) -> Connection:
+    async def open(
+        self, target: Target, *, connect_timeout_s: float, limits: Limits, on_state: Listener, turn: int
+    ) -> Connection:
         self.times.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self.delay_s)
         if self.refusals:
