@@ -3,14 +3,14 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock clean
+.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock sbom audit clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml requirements-dev.lock
 	python3 -m venv $(VENV)
-	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
@@ -52,10 +52,20 @@ bench: $(STAMP) ## What the spool and an HTTP/2 request cost on this machine, in
 	$(PY) bench/spool.py --rows 5000
 	$(PY) bench/http2_clients.py --rounds 1 --seconds 2
 
-lock: ## Pin the dependencies anew
+COMPILE := $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+lock: ## Pin the dependencies anew: what runs (with what builds it), and what develops
 	$(PY) -m pip install --quiet pip-tools
-	$(PY) -m piptools compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	$(COMPILE) --build-deps-for wheel --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+
+sbom: $(STAMP) ## What runs, as a software bill of materials (CycloneDX JSON) in dist/
+	@mkdir -p dist
+	$(VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/pushgate.cdx.json requirements.lock
+
+audit: $(STAMP) ## Known vulnerabilities of what runs (asks a public database)
+	$(VENV)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* dist build
