@@ -29,7 +29,7 @@ from pushgate.spool import Lease
 log = structlog.get_logger(__name__)
 
 LEASE_AT_ONCE = 200
-BEGINS_WITH = 64
+BEGINS_WITH = 32
 """Attempts at once, until the provider has answered: a hundred lanes whose provider hangs must not fill the memory."""
 MOST_AT_ONCE = 20_000
 """Attempts of all lanes together. Each takes some 4 KB."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
@@ -187,8 +188,16 @@ class FakePool:
         self.answers = list(answers)
         self.requests: list[tuple[bytes, bytes, float]] = []
         self.closed = self.renewed = 0
+        self.owners: list[Hashable] = []
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+    def join(self, owner: Hashable) -> None:
+        self.owners.append(owner)
+
+    def leave(self, owner: Hashable) -> None:
+        self.owners.remove(owner)
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
+        assert owner in self.owners
         self.requests.append((head, body, timeout_s))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -289,6 +298,14 @@ async def test_connections_that_apns_wants_no_more_give_way_once(status: int, re
     assert (pool.renewed, pool.closed) == (1, 0)
 
 
+async def test_providers_on_one_line_are_owners_of_their_own_until_they_close() -> None:
+    sender, pool = provider_and_pool()
+    other = ApnsProvider(settings(), line=sender._line, authority="x.example.org", token=None, clock=Clock())
+    assert pool.owners == [sender, other]
+    await sender.close()
+    assert pool.owners == [other]
+
+
 async def test_what_cannot_be_sent_never_reaches_the_pool() -> None:
     sender, pool = provider_and_pool()
     assert await sender.send(sealed(device("no token"))) == Undeliverable(NOT_A_TOKEN)
@@ -324,7 +341,7 @@ async def test_young_token_is_not_renewed() -> None:
 
 async def test_many_with_an_expired_token_renew_it_once() -> None:
     class Expiring(FakePool):
-        async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+        async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
             self.requests.append((head, body, timeout_s))
             await asyncio.sleep(0)
             return answer(200 if self.bearers()[-1] != self.bearers()[0] else 403, "ExpiredProviderToken")

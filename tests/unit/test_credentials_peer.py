@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,13 @@ class Connections:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+    def join(self, owner: Hashable) -> None:
+        raise AssertionError
+
+    def leave(self, owner: Hashable) -> None:
+        raise AssertionError
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
         raise AssertionError
 
     def renew(self) -> None:

@@ -138,7 +138,7 @@ class Phone:
 
 @asynccontextmanager
 async def dispatching(
-    ledger: Ledger, clock: Clock, *phones: Phone, max_in_flight: int = 100
+    ledger: Ledger, clock: Clock, *phones: Phone, max_in_flight: int = 100, begins: bool = False
 ) -> AsyncIterator[tuple[Dispatcher, Metrics]]:
     lanes = dict(zip((LANE, OTHER), phones, strict=False))
     metrics = Metrics(lanes)
@@ -151,6 +151,9 @@ async def dispatching(
         timing=Timing(clock=clock, monotonic=clock, jitter=lambda: 0.0),
         metrics=metrics,
     )
+    if not begins:  # as if their providers had answered before
+        for each in dispatcher.lanes.values():
+            each._pace.dares = max_in_flight
     running = asyncio.create_task(dispatcher.run())
     yield dispatcher, metrics
     await dispatcher.drain(0.01)
@@ -515,7 +518,7 @@ async def test_a_lane_begins_with_few_attempts_until_its_provider_has_answered(c
     phone = Phone(lands)
     for number in range(300):
         ledger.add(number)
-    async with dispatching(ledger, clock, phone, max_in_flight=200) as (dispatcher, _):
+    async with dispatching(ledger, clock, phone, max_in_flight=200, begins=True) as (dispatcher, _):
         for _ in range(2000):
             await asyncio.sleep(0)
         assert phone.at_once == lane.BEGINS_WITH

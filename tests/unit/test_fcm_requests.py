@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
@@ -91,8 +92,16 @@ class FakePool:
         self.answers = list(answers)
         self.requests: list[tuple[bytes, bytes, float]] = []
         self.closed = self.renewed = 0
+        self.owners: list[Hashable] = []
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+    def join(self, owner: Hashable) -> None:
+        self.owners.append(owner)
+
+    def leave(self, owner: Hashable) -> None:
+        self.owners.remove(owner)
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
+        assert owner in self.owners
         self.requests.append((head, body, timeout_s))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -165,6 +174,13 @@ def refused(status: int = 401, code: str = "UNAUTHENTICATED") -> Response:
 
 
 OK = Response(200, b'{"name":"projects/my-project/messages/1"}')
+
+
+async def test_provider_is_an_owner_of_its_line_until_it_closes() -> None:
+    world = World()
+    assert world.pool.owners == [world.provider]
+    await world.provider.close()
+    assert world.pool.owners == []
 
 
 async def test_200_is_accepted_with_the_fetched_token() -> None:

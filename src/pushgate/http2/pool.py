@@ -1,10 +1,10 @@
-"""Keeps connections to one target: opens more when streams run out, replaces the dying, lets requests wait in order."""
+"""Keeps connections to one target: opens more when streams run out, replaces the dying, shares streams among owners."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Protocol
 
 from pushgate.errors import NotSent
@@ -14,6 +14,7 @@ from pushgate.http2.frames import GoAway
 from pushgate.http2.headers import Response
 from pushgate.http2.limits import Limits
 from pushgate.http2.queue import Call, Queue
+from pushgate.http2.shares import Share, Shares
 from pushgate.http2.target import Target
 
 ATTEMPTS = 4
@@ -33,7 +34,7 @@ class Opener(Protocol):
 
 
 class Pool:
-    """Connections to one target, made when they are needed.
+    """Connections to one target, made when they are needed, and shared by owners: none of them can take all streams.
 
     Readable for metrics: `connections` (taking requests), `connections_opened`, `connections_failed` (never came to
     be), `connections_lost` (ended without a GOAWAY), `connections_mute` (left because they answered nothing in time),
@@ -59,7 +60,6 @@ class Pool:
         self.last_goaway: GoAway | None = None
         self._target = target
         self._max_connections = max_connections
-        self._max_waiting = max_waiting
         self._connect_timeout_s = connect_timeout_s
         self._limits = limits or Limits()
         self._backoff = Backoff(first_s=backoff_first_s, most_s=backoff_most_s, random=rng)
@@ -72,7 +72,8 @@ class Pool:
         """Take no requests any more but are not gone; whether that was put down as a failure."""
         self._on_trial: Connection | None = None
         """The newest connection until it has answered something: only that ends the backing off."""
-        self._queue = Queue()
+        self._shares = Shares()
+        self._queue = Queue(self._shares, max_waiting=max_waiting)
         self._connecting: asyncio.Task[None] | None = None
         self._turn = 0
         """One more with each connection that led to nothing: the next one begins with another address."""
@@ -93,8 +94,21 @@ class Pool:
         """How many requests wait for their answers."""
         return sum(connection.in_flight for connection in (*self._usable, *self._leaving))
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+    def join(self, owner: Hashable) -> Share:
+        """Make an owner known, so that streams are kept free for its first request too."""
+        share = self._shares.add(owner)
+        self._measure()
+        return share
+
+    def leave(self, owner: Hashable) -> None:
+        """This owner makes no more requests."""
+        self._shares.forget(owner)
+        self._dispatch()
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable = None) -> Response:
         """Send a request on a connection with a free stream and wait for its answer, both within `timeout_s`.
+
+        One `owner` gets only so many streams that some are left for the others (see `shares`).
 
         What a connection certainly did not act on goes to another one, a few times. Raises NotSent when nobody has
         acted on it (the peer is down, no stream became free in time, the pool is closed), Unanswered when the peer
@@ -103,7 +117,14 @@ class Pool:
         if timeout_s <= 0:
             raise NotSent("no time left")
         loop = asyncio.get_running_loop()
-        call = Call(head, body, timeout_s=timeout_s, deadline=loop.time() + timeout_s, answer=loop.create_future())
+        call = Call(
+            head,
+            body,
+            share=self._shares.by_owner.get(owner) or self.join(owner),
+            timeout_s=timeout_s,
+            deadline=loop.time() + timeout_s,
+            answer=loop.create_future(),
+        )
         self._place(call)
         attempt = 1
         while True:
@@ -147,37 +168,38 @@ class Pool:
         """Give the request to a connection, or let it wait. Raises NotSent when it cannot even wait."""
         if self._is_closed:
             raise NotSent("the pool is closed")
-        connection = None if self._queue else self._with_room()
-        if connection is not None:
-            self._submit(call, connection)
-        elif len(self._queue) >= self._max_waiting:
+        share = call.share
+        if not share.fresh and not share.again and self._shares.may_start(share):
+            connection = self._with_room()
+            if connection is not None:
+                call.submit(connection)
+                return
+        if self._queue.is_full_for(share):
             raise NotSent("too many requests wait for a free stream")
-        else:
-            self._queue.append(call)
-            self._grow()
+        self._queue.append(call)
+        self._grow()
 
     def _repeat(self, call: Call, answer: asyncio.Future[Response]) -> None:
         """Place a request again, before those that came later."""
         self.repeats += 1
-        call.avoid, call.connection, call.stream, call.answer = call.connection, None, None, answer
+        call.avoid, call.connection, call.answer = call.connection, None, answer
         self._queue.append_again(call)
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give waiting requests to whatever has room, in their order."""
-        while (call := self._queue.first()) is not None:
-            connection = self._with_room(call.avoid)
-            if connection is None:
-                self._grow()
-                return
-            self._queue.take()
-            self._submit(call, connection)
+        """Give waiting requests to whatever has room, each owner's in their order."""
+        self._measure()
+        while (call := self._queue.first()) is not None and (connection := self._with_room(call.avoid)) is not None:
+            self._queue.take(call)
+            call.submit(connection)
+        if self._queue:
+            self._grow()
 
-    def _submit(self, call: Call, connection: Connection) -> None:
-        call.connection = connection
-        call.stream = connection.submit(
-            call.head, call.body, answer=call.answer, deadline=call.deadline, timeout_s=call.timeout_s
-        )
+    def _measure(self) -> None:
+        """Count the streams that owners share: only those of connections that are open, so that one is free at once."""
+        shares = self._shares
+        if shares.is_shared:
+            shares.streams = shares.held + sum(connection.free_streams for connection in self._usable)
 
     def _with_room(self, avoid: Connection | None = None) -> Connection | None:
         """The first connection that takes a request now, `avoid` only if there is no other."""
@@ -191,9 +213,9 @@ class Pool:
 
     def _withdraw(self, call: Call) -> None:
         """Nobody waits for this one any more."""
-        if call.connection is None or call.stream is None:
+        if call.connection is None:
             self._queue.remove(call)
-        else:
+        elif call.stream is not None:
             call.connection.abandon(call.stream, "cancelled")
             self._dispatch()
 
@@ -265,8 +287,7 @@ class Pool:
             self.last_goaway = connection.goaway
         if not connection.is_usable:
             self._part(connection, is_gone=state is State.CLOSED)
-        if self._queue:
-            self._dispatch()
+        self._dispatch()
 
     def _part(self, connection: Connection, *, is_gone: bool) -> None:
         """A connection takes no more requests. One that took some and answered none counts as a failure, once."""

@@ -1,33 +1,50 @@
-"""Requests that wait for a free stream: in their order, each no longer than its own deadline."""
+"""Requests that wait for a free stream: each owner's in their order, each no longer than its own deadline."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from contextlib import suppress
+from itertools import chain
+from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from pushgate.errors import NotSent
+from pushgate.errors import Http2Error, NotSent
 from pushgate.http2.headers import Response
+from pushgate.http2.shares import Share, Shares
 from pushgate.http2.stream import Stream
 
 if TYPE_CHECKING:
     from pushgate.http2.connection import Connection
 
 TIMER_SLACK_S = 0.01
-"""Deadlines this close together share one waking."""
+"""Deadlines this close together share one waking,"""
+SLACK_PER_CALL_S = 4e-6
+"""and where very many wait, this much for each: a waking looks at all of them, at up to 0.4 µs each."""
+OWNERS_FULL = 10
+"""As many owners as fill the queue. When it is full, each may still have its equal part of it."""
+_DEADLINE = attrgetter("deadline")
 
 
 class Call:
-    """A request on its way through a pool: waiting, or on a stream of a connection."""
+    """A request on its way through a pool: waiting, or on a stream of a connection, whose end is told to it."""
 
-    __slots__ = ("answer", "avoid", "body", "connection", "deadline", "head", "stream", "timeout_s")
+    __slots__ = ("answer", "avoid", "body", "connection", "deadline", "head", "share", "stream", "timeout_s")
 
     def __init__(
-        self, head: bytes, body: bytes, *, timeout_s: float, deadline: float, answer: asyncio.Future[Response]
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        share: Share,
+        timeout_s: float,
+        deadline: float,
+        answer: asyncio.Future[Response],
     ) -> None:
         self.head = head
         self.body = body
+        self.share = share
         self.timeout_s = timeout_s
         self.deadline = deadline
         """On the loop's clock."""
@@ -37,72 +54,136 @@ class Call:
         self.avoid: Connection | None = None
         """The connection that did not take it last time."""
 
+    def submit(self, connection: Connection) -> None:
+        """Send it on a connection that has room."""
+        self.connection = connection
+        self.stream = connection.submit(
+            self.head, self.body, answer=self, deadline=self.deadline, timeout_s=self.timeout_s
+        )
+        self.share.begin()
+
+    # What a stream tells, exactly once: the stream is free again, whether or not somebody still waits for the answer.
+
+    def done(self) -> bool:
+        """Whether the end of the stream was told."""
+        return self.stream is None
+
+    def set_result(self, result: Response, /) -> None:
+        """The peer answered."""
+        self.stream = None
+        self.share.end()
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+    def set_exception(self, exception: Http2Error, /) -> None:
+        """NotSent or Unanswered."""
+        self.stream = None
+        self.share.end()
+        if not self.answer.done():
+            self.answer.set_exception(exception)
+
 
 class Queue:
-    """Calls in order of arrival, those that are placed again before all others. One timer for all of them."""
+    """Calls in order of arrival for each owner, those that are placed again before its others. One timer for all."""
 
-    __slots__ = ("_again", "_fresh", "_timer")
+    __slots__ = ("_max_waiting", "_shares", "_timer", "_wake_at")
 
-    def __init__(self) -> None:
-        self._again: deque[Call] = deque()
-        self._fresh: deque[Call] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+    def __init__(self, shares: Shares, *, max_waiting: int) -> None:
+        """`max_waiting` of one owner."""
+        self._shares = shares
+        self._max_waiting = max_waiting
+        self._timer: asyncio.Handle | None = None
+        self._wake_at = inf
 
     def __len__(self) -> int:
-        return len(self._again) + len(self._fresh)
+        return self._shares.waiting
+
+    def is_full_for(self, share: Share) -> bool:
+        """Whether this owner must not let more calls wait."""
+        most = self._max_waiting
+        if self._shares.waiting >= most * OWNERS_FULL:
+            most = max(1, most * OWNERS_FULL // max(1, len(self._shares.by_owner)))
+        return share.waiting >= min(most, self._max_waiting)
 
     def append(self, call: Call) -> None:
-        """Let a call wait behind the others."""
-        self._fresh.append(call)
-        self._wake_by(call.deadline)
+        """Let a call wait behind the others of its owner."""
+        call.share.fresh.append(call)
+        self._enter(call)
 
     def append_again(self, call: Call) -> None:
-        """Let a call wait that has waited already: before those that have not."""
-        self._again.append(call)
-        self._wake_by(call.deadline)
+        """Let a call wait that has waited already: before those of its owner that have not."""
+        call.share.again.append(call)
+        self._enter(call)
 
     def first(self) -> Call | None:
-        """The call whose turn it is. Those that nobody waits for any more are dropped."""
-        for calls in (self._again, self._fresh):
-            while calls:
-                if not calls[0].answer.done():
-                    return calls[0]
-                calls.popleft()
-        return None
+        """The call whose turn it is; None where nobody waits, or nobody who may start one now."""
+        share = self._shares.next()
+        return share.first() if share is not None else None
 
-    def take(self) -> None:
-        """Remove the call that `first` gave."""
-        (self._again or self._fresh).popleft()
+    def take(self, call: Call) -> None:
+        """Remove the call that `first` just gave: the turn passes to the next owner."""
+        share = call.share
+        (share.again or share.fresh).popleft()
+        self._shares.waiting -= 1
+        self._shares.pass_on()
 
     def remove(self, call: Call) -> None:
         """Remove a call, wherever it is."""
-        for calls in (self._again, self._fresh):
+        share = call.share
+        for calls in (share.again, share.fresh):
             with suppress(ValueError):
                 calls.remove(call)
+                self._shares.waiting -= 1
+        self._tidy(share)
 
     def refuse_all(self, why: str) -> None:
         """End every call as NotSent."""
-        calls = [*self._again, *self._fresh]
-        self._again.clear()
-        self._fresh.clear()
-        _refuse(calls, why)
+        for share in self._shares.with_waiting():
+            calls = [*share.again, *share.fresh]
+            share.again.clear()
+            share.fresh.clear()
+            self._shares.waiting -= len(calls)
+            self._tidy(share)
+            _refuse(calls, why)
+
+    def _tidy(self, share: Share) -> None:
+        """Who is set aside has calls that wait: else it could start one meanwhile."""
+        if share.parked_at and not share.waiting:
+            self._shares.let_back(share)
+
+    def _enter(self, call: Call) -> None:
+        self._shares.waiting += 1
+        self._shares.enter(call.share)
+        self._wake_by(call.deadline)
 
     def _wake_by(self, when: float) -> None:
-        if self._timer is None or when < self._timer.when():
+        """What `call_at` returns is not asked when it wakes: it does not always know (uvloop, within 0.5 ms)."""
+        if when < self._wake_at:
             if self._timer is not None:
                 self._timer.cancel()
+            self._wake_at = when
             self._timer = asyncio.get_running_loop().call_at(when, self._refuse_late)
 
     def _refuse_late(self) -> None:
-        self._timer = None
+        self._timer, self._wake_at = None, inf
         now = asyncio.get_running_loop().time()
-        calls = [*self._again, *self._fresh]
-        self._again = deque(call for call in self._again if call.deadline > now)
-        self._fresh = deque(call for call in self._fresh if call.deadline > now)
-        _refuse([call for call in calls if call.deadline <= now], "no free stream in time")
-        if self:
-            soonest = min(call.deadline for call in calls if call.deadline > now)
-            self._wake_by(max(now + TIMER_SLACK_S, soonest))
+        soonest = inf
+        for share in self._shares.with_waiting():
+            if _soonest(share) <= now:
+                late = [call for call in (*share.again, *share.fresh) if call.deadline <= now]
+                share.again = deque(call for call in share.again if call.deadline > now)
+                share.fresh = deque(call for call in share.fresh if call.deadline > now)
+                self._shares.waiting -= len(late)
+                self._tidy(share)
+                _refuse(late, "no free stream in time")
+            soonest = min(soonest, _soonest(share))
+        if soonest < inf:
+            slack_s = max(TIMER_SLACK_S, self._shares.waiting * SLACK_PER_CALL_S)
+            self._wake_by(max(now + slack_s, soonest))
+
+
+def _soonest(share: Share) -> float:
+    return min(map(_DEADLINE, chain(share.again, share.fresh)), default=inf)
 
 
 def _refuse(calls: list[Call], why: str) -> None:

@@ -143,6 +143,7 @@ class ApnsProvider:
         self._good_until = good_until
         self._timeout_s = settings.request_timeout_s
         self._line = line
+        self._line.join(self)
         self._token = token
         self._clock = clock
         self._releases = releases
@@ -193,6 +194,7 @@ class ApnsProvider:
 
     async def close(self) -> None:
         """Let go of what was shared. Nothing is in flight any more."""
+        self._line.leave(self)
         for release in self._releases:
             await release()
 
@@ -202,7 +204,7 @@ class ApnsProvider:
         request = build_request(delivery, form=self._form, authorization=self._authorization)
         if isinstance(request, Undeliverable):
             return request
-        response = await self._line.ask(request, timeout_s=self._timeout_s)
+        response = await self._line.ask(request, timeout_s=self._timeout_s, owner=self)
         if isinstance(response, Deferred):
             return response
         if response.status == 200:

@@ -85,6 +85,7 @@ class FcmProvider:
         self._look = look(settings)
         self._timeout_s = settings.request_timeout_s
         self._line = line
+        self._line.join(self)
         self._authority = authority
         self._token = token
         self._clock = clock
@@ -138,6 +139,7 @@ class FcmProvider:
 
     async def close(self) -> None:
         """Let go of what was shared. Nothing is in flight any more."""
+        self._line.leave(self)
         for release in self._releases:
             await release()
 
@@ -150,7 +152,7 @@ class FcmProvider:
         request = build_request(delivery, look=self._look, head=self._head, now=now)
         if isinstance(request, Undeliverable):
             return request, False
-        response = await self._line.ask(request, timeout_s=self._timeout_s)
+        response = await self._line.ask(request, timeout_s=self._timeout_s, owner=self)
         if isinstance(response, Deferred):
             return response, False
         if response.status == 200 and b'"name"' in response.body:

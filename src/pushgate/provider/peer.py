@@ -9,7 +9,7 @@ import os
 import secrets
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -42,9 +42,17 @@ def _http2_proxy(proxy: ProxyLogin) -> Proxy:
 
 
 def tls_context(*, ca_file: Path | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
-    """TLS 1.2 at least, HTTP/2 by ALPN. Trusts the CAs in `ca_file`, else the system's, and shows `certificate`."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
+    """TLS 1.2 at least, HTTP/2 by ALPN. Trusts the CAs in `ca_file`, else the system's, and shows `certificate`.
+
+    Chain and name are verified. No secrets of a connection are written, whatever SSLKEYLOGFILE says: that is why it is
+    not `ssl.create_default_context`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     context.set_alpn_protocols(["h2"])
     if certificate is not None:
         _show(context, certificate)
@@ -83,7 +91,15 @@ def _private_file(content: bytes) -> Iterator[str]:
 class Asker(Protocol):
     """What is needed of an `http2.Pool`."""
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float) -> Response:
+    def join(self, owner: Hashable) -> object:
+        """Make an owner known, so that streams are kept free for it."""
+        ...
+
+    def leave(self, owner: Hashable) -> None:
+        """This owner makes no more requests."""
+        ...
+
+    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
         """Raises NotSent or Unanswered."""
         ...
 
@@ -97,18 +113,29 @@ class Asker(Protocol):
 
 
 class Line:
-    """The line to a peer: a pool of connections, which are replaced when the peer wants other ones."""
+    """The line to a peer: a pool of connections, which are replaced when the peer wants other ones.
+
+    Providers share it, each under its own name as an owner: one whose requests hang takes the line from no other.
+    """
 
     def __init__(self, open_pool: Callable[[], Asker]) -> None:
         self._pool = open_pool()
         self._renewed_at = -math.inf
 
-    async def ask(self, request: ProviderRequest, *, timeout_s: float) -> Response | Deferred:
+    def join(self, owner: Hashable) -> None:
+        """Say that requests of this owner will come."""
+        self._pool.join(owner)
+
+    def leave(self, owner: Hashable) -> None:
+        """Say that no more will."""
+        self._pool.leave(owner)
+
+    async def ask(self, request: ProviderRequest, *, timeout_s: float, owner: Hashable) -> Response | Deferred:
         """The peer's answer, or why there is none. Never raises for anything that the network does."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
         try:
-            return await self._pool.request(request.head, request.body, timeout_s=timeout_s)
+            return await self._pool.request(request.head, request.body, timeout_s=timeout_s, owner=owner)
         except NotSent:
             return Deferred(Cause.CONNECTION, CONNECT)
         except Unanswered:

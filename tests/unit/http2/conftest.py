@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, TypeVar, cast
 
 import pytest
-from hyperframe.frame import Frame, HeadersFrame, SettingsFrame
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
 
 from pushgate.errors import Http2Error
 from pushgate.http2.connection import Connection, Listener, State
@@ -182,6 +182,10 @@ class Wire(asyncio.Transport):
         self.pieces.clear()
         return parse(data)
 
+    def bodies(self) -> dict[int, bytes]:
+        """The bodies, in one frame each, of the requests written since the last look, by stream id."""
+        return {frame.stream_id: frame.data for frame in self.sent() if isinstance(frame, DataFrame)}
+
     def requests(self) -> list[int]:
         """The stream ids of the requests written since the last look."""
         return [frame.stream_id for frame in self.sent() if isinstance(frame, HeadersFrame)]
@@ -264,9 +268,12 @@ class Shop:
         self.network = network
         self.pool = Pool(target, opener=network.open, rng=lambda: 1.0, **options)
 
-    def ask(self, count: int = 1, timeout_s: float = 10.0) -> list[asyncio.Task[Response]]:
+    def ask(
+        self, count: int = 1, timeout_s: float = 10.0, owner: Hashable = None, body: bytes = b"body"
+    ) -> list[asyncio.Task[Response]]:
         loop = asyncio.get_running_loop()
-        return [loop.create_task(self.pool.request(b"\x83", b"body", timeout_s=timeout_s)) for _ in range(count)]
+        requests = (self.pool.request(b"\x83", body, timeout_s=timeout_s, owner=owner) for _ in range(count))
+        return [loop.create_task(request) for request in requests]
 
     async def warm(self) -> None:
         """One answered request: the first connection has proved itself."""
