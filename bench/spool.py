@@ -3,8 +3,9 @@
     python bench/spool.py [--folder DIR] [--rows 20000] [--loop uvloop|asyncio] [--encrypted] [--waiting 1000000]
 
 Sealed notifications as E-Rezept sends them (rows of 1.7 KB), repeats looked for, 64 callers at a time. `put` counts
-until the row is durable. `ack 1` ends each lease by a call of its own, as the dispatcher does. With `--encrypted` the
-rows are encrypted on disk too, and what that adds is told first.
+until the row is durable. `ack 1` ends each lease by a call of its own, as the dispatcher does. First comes a single
+caller with a commit for each row. Rows are sealed on disk, with `--encrypted` by a configured key too: what sealing
+takes is told first.
 
 With `--waiting` it measures instead what a backlog of so many rows costs: opening, memory, the time of a put, and how
 fast rows are leased and acked, each beside the same with 20,000 rows waiting. The backlog is written by SQL.
@@ -29,8 +30,9 @@ import uvloop
 
 from pushgate.model import Delivery, Device, EncryptedNotification
 from pushgate.spool import Lease, envelope
-from pushgate.spool.cipher import KEY_BYTES, NO_KEYS, SALT_BYTES, Cipher, Keys
+from pushgate.spool.cipher import KEY_BYTES, NO_KEYS, SEED_BYTES, Cipher, Keys
 from pushgate.spool.database import open_database
+from pushgate.spool.seeds import Seeds
 from pushgate.spool.sqlite import SqliteSpool
 
 LANE = "de.example.app.apns"
@@ -62,7 +64,7 @@ def make(count: int) -> list[Delivery]:
     return deliveries
 
 
-async def by_callers(work: Iterator[Callable[[], Awaitable[object]]]) -> tuple[float, float]:
+async def by_callers(work: Iterator[Callable[[], Awaitable[object]]], callers: int) -> tuple[float, float]:
     """Wall and CPU seconds of the work, done by so many callers."""
 
     async def caller() -> None:
@@ -70,7 +72,7 @@ async def by_callers(work: Iterator[Callable[[], Awaitable[object]]]) -> tuple[f
             await call()
 
     wall, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
@@ -81,14 +83,14 @@ def say(verb: str, rows: int, took: tuple[float, float], commits: int) -> None:
     )
 
 
-async def run(folder: Path, batch: int, rows: int, keys: Keys) -> None:
+async def run(folder: Path, batch: int, rows: int, keys: Keys, *, callers: int = CALLERS) -> None:
     """One round: put so many, lease them all, ack them all."""
-    path = folder / f"spool-{batch}.db"
+    path = folder / f"spool-{batch}-{callers}.db"
     spool = await SqliteSpool.open(path, dedup_window_s=600, memory_rows=1_000_000, keys=keys)
     try:
         stock = [make(batch) for _ in range(rows // batch)]
         commits = spool.commits
-        took = await by_callers(iter([lambda each=each: spool.put(each) for each in stock]))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        took = await by_callers(iter([lambda each=each: spool.put(each) for each in stock]), callers)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         say(f"put {batch}", rows, took, spool.commits - commits)
 
         leases: list[Lease] = []
@@ -96,7 +98,7 @@ async def run(folder: Path, batch: int, rows: int, keys: Keys) -> None:
             leases += await spool.lease(LANE, 1000)
         commits = spool.commits
         groups: Sequence[Sequence[Lease]] = [leases[n : n + batch] for n in range(0, rows, batch)]
-        took = await by_callers(iter([lambda each=each: spool.ack(each) for each in groups]))  # type: ignore[misc]  # as above
+        took = await by_callers(iter([lambda each=each: spool.ack(each) for each in groups]), callers)  # type: ignore[misc]  # as above
         say(f"ack {batch}", rows, took, spool.commits - commits)
     finally:
         await spool.close()
@@ -120,39 +122,42 @@ async def read_back(folder: Path, rows: int, keys: Keys) -> None:
     await spool.close()
 
 
-def encryption_alone(keys: Keys, rows: int) -> None:
-    """What it adds to a row: the best of five, for other work on the machine only makes it slower."""
-    cipher = Cipher(keys, salt=secrets.token_bytes(SALT_BYTES))
-    payload = envelope.encode(make(1)[0])
-    sealed = [cipher.seal(LANE, payload) for _ in range(rows)]
+def sealing_alone(keys: Keys, rows: int) -> None:
+    """What sealing takes: the best of five, for other work on the machine only makes it slower."""
+    cipher = Cipher(keys)
+    payload, seed = envelope.encode(make(1)[0]), secrets.token_bytes(SEED_BYTES)
+    sealed = [cipher.seal(LANE, payload, seed) for _ in range(rows)]
 
     def cpu_us(work: Callable[[], object]) -> float:
         started = time.process_time()
         work()
         return (time.process_time() - started) / rows * 1e6
 
-    encrypt_us = min(cpu_us(lambda: [cipher.seal(LANE, payload) for _ in range(rows)]) for _ in range(5))
-    decrypt_us = min(cpu_us(lambda: [cipher.open(LANE, row) for row in sealed]) for _ in range(5))
+    encrypt_us = min(cpu_us(lambda: [cipher.seal(LANE, payload, seed) for _ in range(rows)]) for _ in range(5))
+    decrypt_us = min(cpu_us(lambda: [cipher.open(LANE, row, seed) for row in sealed]) for _ in range(5))
     sizes = f"{len(payload):,} bytes become {len(sealed[0]):,}"
-    print(f"encryption alone: {encrypt_us:.2f} µs CPU a put, {decrypt_us:.2f} µs a row read back, {sizes}")
+    print(f"sealing alone: {encrypt_us:.2f} µs CPU a put, {decrypt_us:.2f} µs a row read back, {sizes}")
 
 
 def write_backlog(path: Path, rows: int, keys: Keys) -> None:
     """A file in which so many rows wait, accepted over the last 12 hours."""
     database = open_database(path, entropy=lambda: secrets.token_bytes(32))
     database.execute("PRAGMA synchronous = OFF")
-    cipher = Cipher(keys, salt=secrets.token_bytes(SALT_BYTES))
+    cipher, seeds = Cipher(keys), Seeds(database.execute)
     payload = envelope.encode(make(1)[0])
     now_ms = int(time.time() * 1000)
     step_ms = 12 * 3_600_000 / rows
 
     def values() -> Iterator[tuple[object, ...]]:
-        for number in range(rows):
+        for number in range(1, rows + 1):
             at_ms = now_ms - int((rows - number) * step_ms)
-            yield number + 1, LANE, at_ms, at_ms, at_ms + DAY_MS, 1, cipher.seal(LANE, payload)
+            seed = secrets.token_bytes(SEED_BYTES)
+            seeds.put(number, seed)
+            yield number, LANE, at_ms, at_ms, at_ms + DAY_MS, 1, cipher.seal(LANE, payload, seed)
 
     with database.transaction():
         database.connection.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?)", values())
+        seeds.write()
     database.close()
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -232,7 +237,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     parser.add_argument("--rows", type=int, default=20_000, help="for each batch size, a multiple of 100")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
-    parser.add_argument("--encrypted", action="store_true", help="encrypt the rows on disk")
+    parser.add_argument("--encrypted", action="store_true", help="by a configured key too")
     parser.add_argument("--waiting", type=int, help="measure beside a backlog of so many rows")
     arguments = parser.parse_args()
     keys = Keys((secrets.token_bytes(KEY_BYTES),)) if arguments.encrypted else NO_KEYS
@@ -247,8 +252,8 @@ def main() -> None:
             for waiting in (20_000, arguments.waiting):
                 runner.run(under_backlog(Path(folder), waiting, keys))
             return
-        if arguments.encrypted:
-            encryption_alone(keys, arguments.rows)
+        sealing_alone(keys, arguments.rows)
+        runner.run(run(Path(folder), 1, arguments.rows // 10, keys, callers=1))
         for batch in (1, 10, 100):
             runner.run(run(Path(folder), batch, arguments.rows, keys))
         runner.run(read_back(Path(folder), 10_000, keys))

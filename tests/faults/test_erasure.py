@@ -1,7 +1,8 @@
 """Nothing of a delivery is left in any file when it has ended, however it ended (A_27435, A_27757).
 
 The files of the spool's folder are searched as they are, with the log and with what the process holds open and has
-deleted: for pushkeys, names and content, and for ciphertext as base64 and as the bytes that it stands for.
+deleted, and so is every payload that something in them opens: for pushkeys, names and content, and for ciphertext as
+base64 and as the bytes that it stands for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -20,12 +22,14 @@ import pytest
 from pushgate.client import seal
 from pushgate.emulator import ApnsEmulator, Fault, FcmEmulator, Step
 from pushgate.emulator.certificates import APNS_KEY_ID, APNS_TEAM_ID
-from pushgate.model import Delivery, Device, EncryptedNotification, PlainNotification
-from pushgate.spool import Lease
+from pushgate.model import Device, EncryptedNotification, PlainNotification
+from pushgate.spool.cipher import NO_KEYS, Keys, key_id
 from pushgate.spool.sqlite import SqliteSpool
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
+from tests.faults.forensics import readable
 from tests.faults.ledger import Ledger, Note
 from tests.faults.table import Report
+from tests.faults.tangle import SEED_MARK, KnownSeeds, Tangle
 from tests.processes import CHAIN, Run, free_port, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -75,10 +79,10 @@ def marks_of_all(notes: Iterable[Note]) -> set[bytes]:
     return {mark for note in notes for mark in marks_of(note)}
 
 
-def contents(run: Run) -> bytes:
-    """Everything that stands in any file of the spool's folder, in the log, and in what the process has open."""
+def contents(run: Run, keys: Sequence[bytes] = ()) -> bytes:
+    """What can be read in any file of the spool's folder, in the log, and in what the process has open."""
     files = [each for each in spool_folder(run).iterdir() if each.is_file()]
-    return b"\n".join(each.read_bytes() for each in (*files, run.log_file, *nameless(run)))
+    return readable([each.read_bytes() for each in (*files, run.log_file, *nameless(run))], keys=keys)
 
 
 def nameless(run: Run) -> list[Path]:
@@ -96,15 +100,15 @@ def spool_folder(run: Run) -> Path:
     return run.stage.folder / "spool"
 
 
-def found(run: Run, marks: Iterable[bytes]) -> set[bytes]:
-    everything = contents(run)
+def found(run: Run, marks: Iterable[bytes], *, keys: Sequence[bytes] = ()) -> set[bytes]:
+    everything = contents(run, keys)
     return {mark for mark in marks if mark in everything}
 
 
-async def until_gone(run: Run, marks: set[bytes], *, within_s: float = TIDY_S) -> None:
+async def until_gone(run: Run, marks: set[bytes], *, within_s: float = TIDY_S, keys: Sequence[bytes] = ()) -> None:
     """Fails where some of it can still be found after so long."""
     end = time.monotonic() + within_s
-    while left := found(run, marks):
+    while left := found(run, marks, keys=keys):
         assert time.monotonic() < end, f"{len(left)} of {len(marks)} marks are left"
         await asyncio.sleep(0.1)
 
@@ -295,6 +299,7 @@ async def test_with_a_key_not_even_what_waits_can_be_read(tmp_path: Path, is_enc
         assert bool(found(run, marks)) is not is_encrypted, "in the database"
         await run.kill()
         assert bool(found(run, marks)) is not is_encrypted, "after a kill"
+        assert found(run, marks, keys=[bytes.fromhex(key)]), "the key and the files open it"
         secret = {key.encode(), bytes.fromhex(key), base64.b64encode(bytes.fromhex(key))}
         assert found(run, secret) == set()
         for emulator in (run.stage.apns, run.stage.fcm):
@@ -302,44 +307,48 @@ async def test_with_a_key_not_even_what_waits_can_be_read(tmp_path: Path, is_enc
         await run.start()
         verdict = await ledger.settle()
         assert (verdict.lost, verdict.arrived) == (0, len(notes))
-        await until_gone(run, marks)
+        await until_gone(run, marks, keys=[bytes.fromhex(key)])
         assert await run.end() == 0
 
 
 # --- what SQLite leaves in pages that stay
 
-ROWS = 3000
+ROWS = 2000
 
 
-def row(number: int, chars: int) -> Delivery:
-    device = Device("lane", f"K{secrets.token_hex(24)}")
-    notification = PlainNotification(devices=(device,), content={"body": secrets.token_hex(chars // 2)})
-    now = time.time()
-    return Delivery(id=str(number), device=device, notification=notification, accepted_at=now, expires_at=now + 86_400)
+def all_files(folder: Path) -> list[bytes]:
+    return [each.read_bytes() for each in folder.iterdir()]
 
 
-@pytest.mark.xfail(strict=True, reason="SQLite's secure_delete does not overwrite what it moved within pages that stay")
-async def test_what_ends_beside_what_waits_leaves_no_copy(tmp_path: Path) -> None:
-    """Rows end in any order while their neighbours wait: SQLite moves cells between pages, and old copies stay."""
-    left: list[bytes] = []
-    for seed in range(3):
-        chance = random.Random(seed)
-        path = tmp_path / f"spool-{seed}.db"
-        spool = await SqliteSpool.open(path, memory_rows=ROWS + 1)
-        deliveries = [row(number, chance.randrange(100, 2000)) for number in range(ROWS)]
-        for start in range(0, ROWS, 50):
-            await spool.put(deliveries[start : start + 50])
-        leases: list[Lease] = []
-        while len(leases) < ROWS:
-            leases += await spool.lease("lane", 1000)
-        chance.shuffle(leases)
-        ended, waiting = leases[: ROWS // 2], leases[ROWS // 2 :]
-        for start in range(0, len(ended), 7):
-            await spool.ack(ended[start : start + 7])
-        await spool.close()
-        everything = path.read_bytes()
-        keys = [lease.delivery.device.pushkey.encode() for lease in ended]
-        assert all(lease.delivery.device.pushkey.encode() in everything for lease in waiting), "this finds things"
-        left += [key for key in keys if key in everything]
-    print(f"{len(left)} of {3 * ROWS // 2} are left")
-    assert left == []
+async def until_tidied(path: Path) -> None:
+    async with asyncio.timeout(20):
+        while path.with_name(f"{path.name}-wal").stat().st_size:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("keys", [NO_KEYS, Keys((secrets.token_bytes(32),))], ids=["without a key", "with a key"])
+@pytest.mark.parametrize("number", range(4))
+async def test_what_ends_beside_what_waits_can_be_opened_by_nobody(tmp_path: Path, number: int, keys: Keys) -> None:
+    """SQLite moves rows between pages that stay, and their old copies too: of what has ended, no seed may be left."""
+    chance = random.Random(number)
+    path = tmp_path / "spool.db"
+    spool = await SqliteSpool.open(path, memory_rows=1, keys=keys)
+    await spool.close()  # the key of its hashes is not a seed
+    seeds = KnownSeeds(chance)
+    spool = await SqliteSpool.open(path, memory_rows=ROWS * 2, keys=keys, entropy=seeds)
+    tangle = Tangle(spool, seeds, chance)
+    await tangle.put(ROWS)
+    for _ in range(4):
+        await tangle.end(ROWS // 8)
+        await tangle.put(ROWS // 16)
+    await until_tidied(path)
+    idle = all_files(tmp_path)
+    await spool.close()
+    for files in (idle, all_files(tmp_path)):
+        raw = b"\n".join(files)
+        assert set(re.findall(SEED_MARK + rb".{12}", raw, re.DOTALL)) == set(tangle.waiting.values())
+        assert b"KEY-" not in raw
+        pushkeys = {key.decode() for key in re.findall(rb"KEY-[0-9a-f]{48}", readable(files, keys=keys.values))}
+        assert pushkeys == tangle.waiting.keys()
+        assert keys == NO_KEYS or b"KEY-" not in readable(files)
+    print(f"{raw.count(key_id(keys.values[0] if keys.values else b''))} payloads, {len(tangle.waiting)} waiting")

@@ -16,7 +16,9 @@ import pytest
 from pushgate.model import Delivery, Device, PlainNotification
 from pushgate.outcome import Rejected
 from pushgate.spool import KnownRejection, Lease, envelope
+from pushgate.spool.cipher import NO_KEYS, SEED_BYTES, Cipher
 from pushgate.spool.database import open_database
+from pushgate.spool.seeds import Seeds
 from pushgate.spool.sqlite import SqliteSpool
 
 LANE, OTHER = "de.example.app.apns", "my-project.app.firebase"
@@ -174,17 +176,21 @@ def write_backlog(path: Path, rows: int) -> None:
     """A file in which so many rows wait, as an outage of twelve hours leaves it."""
     database = open_database(path, entropy=lambda: secrets.token_bytes(32))
     database.execute("PRAGMA synchronous = OFF")
-    payload = envelope.encode(delivery(0, size=1500))
+    payload, seeds = envelope.encode(delivery(0, size=1500)), Seeds(database.execute)
+    cipher, random = Cipher(NO_KEYS), secrets.token_bytes(rows * SEED_BYTES)
+    seeds.put(1, random)
     now_ms = int(time.time() * 1000)
     with database.transaction():
         database.connection.executemany(
             "INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, 1, ?)",
             (
-                (number + 1, LANE, at_ms, at_ms, at_ms + 86_400_000, payload)
+                (number + 1, LANE, at_ms, at_ms, at_ms + 86_400_000, cipher.seal(LANE, payload, seed))
                 for number in range(rows)
                 for at_ms in [now_ms - 43_200_000 * (rows - number) // rows]
+                for seed in [random[number * SEED_BYTES : (number + 1) * SEED_BYTES]]
             ),
         )
+        seeds.write()
         database.connection.executemany(
             "INSERT INTO rejections VALUES (?, ?, 'Unregistered', NULL, ?)",
             ((secrets.token_bytes(16), OTHER, now_ms - number) for number in range(rows)),

@@ -1,13 +1,17 @@
-"""What has ended is erased (A_27435): no byte of it is left in any file beside the spool, whatever the process does.
+"""What has ended is erased (A_27435): nothing opens it any more, in any file beside the spool, whatever happens.
 
 The files are read raw: the database with its free pages, the write-ahead log, and whatever else lies in the folder.
+What is looked for is a mark. It stands in pushkey and content, so it would be found where a row is not sealed; and in
+the seeds, without which no copy of a sealed row can be opened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,6 +25,7 @@ import pytest
 from pushgate.model import Delivery, Device, PlainNotification
 from pushgate.outcome import Rejected
 from pushgate.spool import Lease
+from pushgate.spool.cipher import SEED_BYTES
 from pushgate.spool.sqlite import SqliteSpool
 
 ENDS = ("ack", "bury", "reject", "sweep")
@@ -37,6 +42,21 @@ class Clock:
 
     def __call__(self) -> float:
         return time.time() + self.ahead_s
+
+
+class MarkedSeeds:
+    """What a spool takes for random: seeds that begin with a mark, and are different all the same."""
+
+    def __init__(self) -> None:
+        self.mark = ""
+        self._numbers = itertools.count()
+
+    def __call__(self, size: int) -> bytes:
+        if not self.mark:
+            return secrets.token_bytes(size)
+        head = self.mark.encode()
+        rest_bytes = SEED_BYTES - len(head)
+        return b"".join(head + next(self._numbers).to_bytes(rest_bytes, "big") for _ in range(0, size, SEED_BYTES))
 
 
 def delivery(mark: str, number: int, *, lane: str, life_s: float) -> Delivery:
@@ -56,12 +76,14 @@ def delivery(mark: str, number: int, *, lane: str, life_s: float) -> Delivery:
 class Run:
     """An open spool, and what this run does with deliveries that bear a mark."""
 
-    def __init__(self, spool: SqliteSpool, clock: Clock) -> None:
+    def __init__(self, spool: SqliteSpool, clock: Clock, seeds: MarkedSeeds) -> None:
         self.spool = spool
+        self._seeds = seeds
         self._clock = clock
 
     async def put(self, mark: str, *, lane: str = LANE, life_s: float = 3600, count: int = 70) -> None:
         for start in range(0, count, 10):
+            self._seeds.mark = mark
             await self.spool.put([delivery(mark, start + n, lane=lane, life_s=life_s) for n in range(10)])
 
     async def end(self, how: str, *, count: int = 70) -> None:
@@ -89,12 +111,12 @@ class Run:
 
 @asynccontextmanager
 async def running(path: Path, *, tidy_idle_s: float = 0.02, tidy_every_s: float = 0.2) -> AsyncIterator[Run]:
-    clock = Clock()
+    clock, seeds = Clock(), MarkedSeeds()
     spool = await SqliteSpool.open(
-        path, clock=clock, tidy_idle_s=tidy_idle_s, tidy_every_s=tidy_every_s, sweep_every_s=3600
+        path, clock=clock, tidy_idle_s=tidy_idle_s, tidy_every_s=tidy_every_s, sweep_every_s=3600, entropy=seeds
     )
     try:
-        yield Run(spool, clock)
+        yield Run(spool, clock, seeds)
     finally:
         await spool.close()
 

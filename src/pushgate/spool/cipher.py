@@ -1,36 +1,36 @@
-"""Payloads as they stand on disk: sealed with AES-256-GCM (NIST SP 800-38D) where keys are given, plain where none are.
+"""Payloads as they stand on disk: each sealed with AES-256-GCM (NIST SP 800-38D) by a key that no other row has.
 
-A sealed row: format byte, id of the key (4 bytes), salt (16), nonce (12), ciphertext with its tag (16 more than the
-payload). The lane is authenticated with it, so a row that was moved to another lane cannot be read. Each opening of
-a spool has a random salt and with it a subkey of its own (HKDF-SHA256, RFC 5869), under which a counter gives each
-row its nonce: none comes twice, whatever a crash forgets and however often row ids begin anew.
+The key of a row is derived (one-step key derivation, NIST SP 800-56C §4.1) from the key that is configured, where one
+is, and from the seed of the row: random bytes that stand apart from it and are overwritten when it ends (`seeds`). From
+then on no copy of the payload can be opened, whoever has the configured key. Since a row key seals once, its nonce is
+zero. A nonce would not do in place of a seed: whoever has key, ciphertext and tag can calculate it.
+
+A sealed payload: id of the configured key (4 bytes), ciphertext, tag (16). The lane is authenticated with it, so a row
+that was moved to another lane cannot be read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from itertools import count
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
 from pushgate.spool.envelope import Unreadable
 
-SEALED = b"\x02"
 KEY_BYTES = 32
+SEED_BYTES = 16
 ID_BYTES = 4
-SALT_BYTES = 16
-NONCE_BYTES = 12
-SUBKEYS_KEPT = 64
-"""One for each opening whose rows still wait: of more, some are derived again."""
+OVERHEAD_BYTES = ID_BYTES + 16
+AHEAD_BYTES = 1024 * SEED_BYTES
 
-_SALT_AT = len(SEALED) + ID_BYTES
-_NONCE_AT = _SALT_AT + SALT_BYTES
-HEADER_BYTES = _NONCE_AT + NONCE_BYTES
+_COUNTER = (1).to_bytes(4, "big")
+_PURPOSE = b"row"
+"""As long as it may be for SHA-256 to have a single block to do."""
+_NONCE = bytes(12)
+_NO_KEY = b""
 
 
 def key_id(key: bytes) -> bytes:
@@ -51,38 +51,51 @@ NO_KEYS = Keys()
 
 
 class Cipher:
-    """Seals with the first key and opens with all of them. Without a key it leaves payloads as they are."""
+    """Seals with the first key and opens with all of them. Without a key the seeds alone open."""
 
-    def __init__(self, keys: Keys, *, salt: bytes) -> None:
-        self._keys = {key_id(key): key for key in keys.values}
-        self.ids = frozenset(self._keys)
+    def __init__(self, keys: Keys) -> None:
+        self.ids = frozenset(map(key_id, keys.values))
         """Of all keys that are given."""
         self.sealing_id = key_id(keys.values[0]) if keys.values else b""
-        """Of the key that seals; empty where none does."""
-        self._subkey = lru_cache(SUBKEYS_KEPT)(self._derive)
-        self._header = SEALED + self.sealing_id + salt
-        self._sealing = self._derive(self.sealing_id, salt) if keys.values else None
-        self._nonces = count(1)
+        """Of the key that seals; empty where none is given."""
+        self._keys = {key_id(key): key for key in (*keys.values, _NO_KEY)}
+        self._header = self.sealing_id or key_id(_NO_KEY)
 
-    def seal(self, lane: str, payload: bytes) -> bytes:
-        """What goes to the disk."""
-        if self._sealing is None:
-            return payload
-        nonce = next(self._nonces).to_bytes(NONCE_BYTES, "big")
-        return self._header + nonce + self._sealing.encrypt(nonce, payload, lane.encode())
+    def seal(self, lane: str, payload: bytes, seed: bytes) -> bytes:
+        """What goes to the disk. No seed may come twice."""
+        row_key = _row_key(self._keys[self._header], seed)
+        return self._header + AESGCM(row_key).encrypt(_NONCE, payload, lane.encode())
 
-    def open(self, lane: str, row: bytes) -> bytes:
+    def open(self, lane: str, sealed: bytes, seed: bytes) -> bytes:
         """The payload of a row. Raises `Unreadable`, which says nothing of what the row holds."""
-        if row[: len(SEALED)] != SEALED:
-            return row
-        name, salt, nonce = row[len(SEALED) : _SALT_AT], row[_SALT_AT:_NONCE_AT], row[_NONCE_AT:HEADER_BYTES]
-        if name not in self._keys:
+        key = self._keys.get(sealed[:ID_BYTES])
+        if key is None:
             raise Unreadable("sealed by a key that is not given")
         try:
-            return self._subkey(name, salt).decrypt(nonce, row[HEADER_BYTES:], lane.encode())
-        except (InvalidTag, ValueError) as fault:  # a ValueError: cut off within the header
-            raise Unreadable(type(fault).__name__) from None
+            return AESGCM(_row_key(key, seed)).decrypt(_NONCE, sealed[ID_BYTES:], lane.encode())
+        except InvalidTag:
+            raise Unreadable("changed, or its seed is not") from None
 
-    def _derive(self, name: bytes, salt: bytes) -> AESGCM:
-        derivation = HKDF(SHA256(), KEY_BYTES, salt=salt, info=b"pushgate spool payload")
-        return AESGCM(derivation.derive(self._keys[name]))
+
+class DrawnAhead:
+    """Random bytes, each given once, drawn many at a time.
+
+    Each draw lets go of the interpreter, and so the writing thread would begin a commit in the middle of puts that are
+    to share one.
+    """
+
+    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self._entropy = entropy
+        self._drawn = b""
+        self._given = 0
+
+    def __call__(self, size: int) -> bytes:
+        """So many."""
+        if self._given + size > len(self._drawn):
+            self._drawn, self._given = self._entropy(max(size, AHEAD_BYTES)), 0
+        self._given += size
+        return self._drawn[self._given - size : self._given]
+
+
+def _row_key(key: bytes, seed: bytes) -> bytes:
+    return hashlib.sha256(_COUNTER + key + seed + _PURPOSE).digest()

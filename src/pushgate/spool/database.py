@@ -8,13 +8,14 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from enum import IntEnum
 from pathlib import Path
 
 from pushgate.errors import SpoolUnavailable, SpoolUnusable
 
 APPLICATION_ID = 0x50475370
 """Says that the file is a spool of ours (SQLite file format §1.3.14): "PGSp"."""
+FORMAT = 3
+"""What the file says about itself. A release that reads another one refuses it."""
 PAGE_BYTES = 8192
 CHECKPOINT_PAGES = 2000
 """The write-ahead log starts again from its beginning after so many pages: 16 MB."""
@@ -36,6 +37,7 @@ _TABLES = (
         payload BLOB NOT NULL
     )""",
     "CREATE INDEX due ON deliveries (lane, due_ms, accepted_ms)",
+    "CREATE TABLE seeds (chunk INTEGER PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE repeats (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, fingerprints BLOB NOT NULL)",
     """CREATE TABLE rejections (
         name BLOB PRIMARY KEY,
@@ -50,14 +52,6 @@ _TABLES = (
 )
 
 
-class Format(IntEnum):
-    """What the file says about itself. An older release refuses one that it could not read whole."""
-
-    PLAIN = 1
-    SEALED = 2
-    """Some payloads may be sealed."""
-
-
 class Database:
     """An open file and its connection. Only one thread uses it at a time. Nobody else can open the file meanwhile."""
 
@@ -65,7 +59,6 @@ class Database:
         self.path = path
         self.connection = connection
         self.execute = connection.execute
-        self.format = Format(connection.execute("PRAGMA user_version").fetchone()[0])
         self._files = {each: _identity(each) for each in (path, Path(f"{path}-wal"))}
 
     def check_files(self) -> None:
@@ -89,10 +82,9 @@ class Database:
                 self.execute("ROLLBACK")
             raise
 
-    def mark(self, kind: Format) -> None:
-        """Write what the file says about itself."""
-        self.execute(f"PRAGMA user_version = {kind.value}")
-        self.format = kind
+    def touch(self) -> None:
+        """Write one page as it is."""
+        self.execute(f"PRAGMA user_version = {FORMAT}")
 
     def used_bytes(self) -> int:
         """What its data takes: pages that are free do not count."""
@@ -237,10 +229,9 @@ def _is_new(path: Path, connection: sqlite3.Connection) -> bool:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application == APPLICATION_ID:
-        if version not in tuple(Format):
-            known = " and ".join(str(each.value) for each in Format)
+        if version != FORMAT:
             raise SpoolUnusable(
-                f"{path}: format {version}, this program reads {known} -> use the release that made it and let it "
+                f"{path}: format {version}, this program reads {FORMAT} -> use the release that made it and let it "
                 "send what waits, or start with a new file"
             )
         return False
@@ -259,7 +250,7 @@ def _create(connection: sqlite3.Connection, secret: bytes) -> None:
         connection.execute(statement)
     connection.execute("INSERT INTO secrets VALUES ('hash', ?)", (secret,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {Format.PLAIN.value}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
     connection.execute("COMMIT")
 
 
@@ -285,7 +276,6 @@ def _tune(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("BEGIN IMMEDIATE")  # fails here, and not later, where nothing can be written
-    connection.execute("CREATE INDEX IF NOT EXISTS of_app ON rejections (app_id)")  # a file of an earlier release
     connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pushgate.errors import SpoolUnusable
-from pushgate.spool.cipher import SEALED, Cipher
-from pushgate.spool.database import Database, Format
+from pushgate.spool.cipher import Cipher
+from pushgate.spool.database import Database
 
 STILL_SEALING = b""
 """Stands instead of a last row."""
@@ -45,10 +45,8 @@ def settle_keys(database: Database, cipher: Cipher) -> None:
 
 def _waits(database: Database, key: bytes, last_sealed: int) -> bool:
     """Whether a row waits that was sealed with the key. Looks at rows: done only for a key that is not given."""
-    header = SEALED + key
     found = database.execute(
-        "SELECT 1 FROM deliveries WHERE id <= ? AND substr(payload, 1, ?) = ? LIMIT 1",
-        (last_sealed, len(header), header),
+        "SELECT 1 FROM deliveries WHERE id <= ? AND substr(payload, 1, ?) = ? LIMIT 1", (last_sealed, len(key), key)
     )
     return found.fetchone() is not None
 
@@ -58,4 +56,3 @@ def _record(database: Database, needed: Mapping[bytes, bytes]) -> None:
         database.execute("DELETE FROM secrets WHERE name GLOB ?", (f"{_NAME}*",))
         for key, value in needed.items():
             database.execute("INSERT INTO secrets VALUES (?, ?)", (_NAME + key.hex(), value))
-        database.mark(Format.SEALED if needed else Format.PLAIN)

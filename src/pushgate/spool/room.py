@@ -10,8 +10,8 @@ from pushgate.spool.limits import SMALLEST_BYTES, Limits
 
 COLUMNS_BYTES = 60
 """What a row has beside its payload, about: times, the name of the lane."""
-INDEX_BYTES = 60
-"""What a row takes in the index, about."""
+INDEX_BYTES = 80
+"""What a row takes in the index and for its seed, about."""
 
 
 class Room:

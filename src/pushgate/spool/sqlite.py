@@ -19,7 +19,7 @@ from pushgate.errors import SpoolUnavailable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
 from pushgate.spool import Backlog, KnownRejection, Lease, envelope
-from pushgate.spool.cipher import NO_KEYS, SALT_BYTES, Cipher, Keys
+from pushgate.spool.cipher import NO_KEYS, SEED_BYTES, Cipher, DrawnAhead, Keys
 from pushgate.spool.committer import Committer
 from pushgate.spool.contents import Contents
 from pushgate.spool.database import explained, open_database
@@ -45,6 +45,7 @@ class SqliteSpool:
         *,
         lanes: Lanes,
         cipher: Cipher,
+        entropy: Callable[[int], bytes],
         limits: Limits,
         clock: Callable[[], float],
         due_clock: Callable[[], float],
@@ -57,6 +58,7 @@ class SqliteSpool:
         self._committer = committer
         self._lanes = lanes
         self._cipher = cipher
+        self._entropy = entropy
         self._limits = limits
         self._clock = clock
         self._due_clock = due_clock
@@ -82,6 +84,7 @@ class SqliteSpool:
         memory_rows: int = 1024,
         limits: Limits = NO_LIMITS,
         keys: Keys = NO_KEYS,
+        entropy: Callable[[int], bytes] | None = None,
     ) -> Self:
         """Open the spool at `path` or make a new one there. Raises `SpoolUnusable`, which says how to mend it.
 
@@ -89,13 +92,16 @@ class SqliteSpool:
         `on_expired` is told of rows that were erased because their time was up while nobody leased them: lane, count.
         At most `memory_rows` of a lane and `memory_bytes` of all lie ready in memory; more waits on disk alone. What
         was erased is gone from the write-ahead log after `tidy_idle_s` without work, or every `tidy_every_s`. What is
-        put has to fit into `limits`. With `keys` payloads are sealed.
+        put has to fit into `limits`. With `keys` nobody can read payloads who has none of them.
+        `entropy` gives random bytes, by default those of the system.
         """
-        cipher = Cipher(keys, salt=secrets.token_bytes(SALT_BYTES))
+        cipher = Cipher(keys)
+        entropy = entropy or DrawnAhead(secrets.token_bytes)
         store, contents = await asyncio.to_thread(
             _load,
             path,
             cipher=cipher,
+            entropy=entropy,
             limits=limits,
             clock=clock,
             due_clock=due_clock or clock,
@@ -109,6 +115,7 @@ class SqliteSpool:
             committer,
             lanes=lanes,
             cipher=cipher,
+            entropy=entropy,
             limits=limits,
             clock=clock,
             due_clock=due_clock or clock,
@@ -132,7 +139,11 @@ class SqliteSpool:
         now_ms = int(self._due_clock() * 1000)
         self._lanes.make_room()
         seal = self._cipher.seal
-        payloads = [seal(delivery.lane, envelope.encode(delivery)) for delivery in deliveries]
+        seeds = self._entropy(len(deliveries) * SEED_BYTES)
+        payloads = [
+            seal(delivery.lane, envelope.encode(delivery), seeds[n * SEED_BYTES : (n + 1) * SEED_BYTES])
+            for n, delivery in enumerate(deliveries)
+        ]
         rows: list[Row] = []
         values: list[Values] = []
         for delivery, payload in zip(deliveries, payloads, strict=True):
@@ -150,7 +161,7 @@ class SqliteSpool:
             )
         fingerprints = [delivery.fingerprint for delivery in deliveries]
         repeats = await self._committer.perform(
-            lambda store: store.put(values, fingerprints),
+            lambda store: store.put(values, seeds, fingerprints),
             size=sum([row.size for row in rows]),
             done=partial(self._stored, rows),
             failed=partial(self._not_stored, rows),
@@ -325,6 +336,7 @@ def _load(
     path: Path,
     *,
     cipher: Cipher,
+    entropy: Callable[[int], bytes],
     limits: Limits,
     clock: Callable[[], float],
     due_clock: Callable[[], float],
@@ -332,7 +344,7 @@ def _load(
     remember_s: float,
 ) -> tuple[Store, Contents]:
     """In a thread: the file checked and opened, and what it holds."""
-    database = open_database(path, entropy=partial(secrets.token_bytes, KEY_BYTES))
+    database = open_database(path, entropy=partial(entropy, KEY_BYTES))
     try:
         with explained(path):
             settle_keys(database, cipher)

@@ -1,15 +1,12 @@
 """The tables of the SQLite spool, as the writing thread sees them: what to do inside one transaction.
 
-Inserts, postponements and deletes of a whole transaction are collected and run as few statements of many rows: each
-statement lets go of the interpreter once, and a busy event loop may keep it for milliseconds each time.
+Inserts, postponements and deletes of a whole transaction are collected and run as few statements of many rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
-from itertools import chain
-from typing import TypeVar
 
 from msgspec import Struct
 
@@ -19,13 +16,13 @@ from pushgate.spool import envelope
 from pushgate.spool.cipher import Cipher
 from pushgate.spool.database import Database
 from pushgate.spool.lane import NEVER_MS
+from pushgate.spool.portions import marks, portions, run
 from pushgate.spool.rejection_table import RejectionTable
 from pushgate.spool.rejections import Rejection
 from pushgate.spool.repeat_log import RepeatLog
 from pushgate.spool.room import Room
+from pushgate.spool.seeds import Seeds, without
 
-STATEMENT_ROWS = 128
-"""Rows of one statement at most; a power of two, and so are all smaller ones, so that few statements are prepared."""
 LONGEST_WAIT_MS = 4_500_000
 """An hour and a quarter: the longest backoff with its jitter."""
 LOOK_AT_ONCE = 200
@@ -35,7 +32,6 @@ KEEP_FREE_PAGES = 2048
 """Free pages (16 MB) that stay in the file for what comes next."""
 SHRINK_PAGES = 500
 
-T = TypeVar("T")
 Values = tuple[int, str, int, int, int, int, bytes]
 """A row of `deliveries`, in the order of its columns."""
 
@@ -90,6 +86,7 @@ class Store:
         self.rejections = RejectionTable(database.execute, clock_ms=self._now_ms, remember_s=remember_s)
         self._repeats = RepeatLog(database.execute, clock_ms=self._now_ms, window_s=dedup_window_s)
         self._repeats.load()
+        self._seeds = Seeds(database.execute)
         self._inserts: list[Values] = []
         self._postponements: list[tuple[int, int]] = []
         self._erasures: list[int] = []
@@ -104,47 +101,53 @@ class Store:
         """Make everything since `begin` durable."""
         self.flush()
         self._repeats.write()
+        self._seeds.write()
         self._execute("COMMIT")
         self._repeats.keep()
+        self._seeds.keep()
         self._room.commit()
 
     def rollback(self) -> None:
         """As if nothing had been since `begin`."""
-        self._inserts.clear()
-        self._postponements.clear()
-        self._erasures.clear()
+        self._clear()
         self._repeats.drop()
+        self._seeds.drop()
         self._room.begin()
         if self.database.connection.in_transaction:
             self._execute("ROLLBACK")
 
     def flush(self) -> None:
         """Run what was collected."""
-        self._run(_insert, self._inserts)
-        self._run(_postpone, self._postponements)
-        self._run(_erase, [(number,) for number in self._erasures])
+        run(self._execute, _insert, self._inserts)
+        run(self._execute, _postpone, self._postponements)
+        run(self._execute, _erase, [(number,) for number in self._erasures])
+        self._seeds.erase(self._erasures)
+        self._clear()
+
+    def _clear(self) -> None:
         self._inserts.clear()
         self._postponements.clear()
         self._erasures.clear()
 
-    def _run(self, statement: Callable[[int], str], rows: Sequence[tuple[object, ...]]) -> None:
-        for some in _portions(rows):
-            self._execute(statement(len(some)), tuple(chain.from_iterable(some)))
-
     # --- deliveries
 
-    def put(self, rows: Sequence[Values], fingerprints: Sequence[bytes]) -> Collection[int] | SpoolFull:
-        """Insert the rows that are no repeats. Returns the positions of those that are, or why there is no room."""
+    def put(self, rows: Sequence[Values], seeds: bytes, fingerprints: Sequence[bytes]) -> Collection[int] | SpoolFull:
+        """Insert the rows that are no repeats, of ids that follow one another, with their seeds, joined.
+
+        Returns the positions of those that are repeats, or why there is no room.
+        """
         repeats = self._repeats.claim(fingerprints)
         new = [row for n, row in enumerate(rows) if n not in repeats] if repeats else rows
         if new and (full := self._room.take([len(row[-1]) for row in new])) is not None:
             self._repeats.disclaim(fingerprints, repeats=repeats)
             return full
-        self._inserts.extend(new)
+        if new:
+            self._inserts.extend(new)
+            self._seeds.put(rows[0][0], without(seeds, repeats))
         return repeats
 
     def erase(self, ids: Collection[int]) -> None:
-        """Delete rows."""
+        """Delete rows, and overwrite what would open a copy of them."""
         self._erasures.extend(ids)
         self._room.remove(len(ids))
 
@@ -162,20 +165,21 @@ class Store:
         ).fetchall()
         wanted = [number for (number,) in near if number not in held][:limit]
         found, unreadable = [], []
-        for number, row in self._rows(wanted):
+        for (number, attempt, accepted_ms, sealed), seed in zip(
+            self._rows(wanted), self._seeds.read(wanted), strict=True
+        ):
             try:
-                found.append(
-                    Found(number, row[1], row[2], len(row[3]), envelope.decode(self._cipher.open(lane, row[3])))
-                )
+                delivery = envelope.decode(self._cipher.open(lane, sealed, seed))
+                found.append(Found(number, attempt, accepted_ms, len(sealed), delivery))
             except envelope.Unreadable:
                 unreadable.append(number)
         caught_up = len(wanted) < limit
         return Due(found, unreadable, self._next_due_ms(lane, now_ms) if caught_up else now_ms, caught_up)
 
-    def _rows(self, ids: Sequence[int]) -> Iterable[tuple[int, tuple[int, int, int, bytes]]]:
-        for some in _portions(ids):
+    def _rows(self, ids: Sequence[int]) -> Iterable[tuple[int, int, int, bytes]]:
+        for some in portions(ids):
             rows = {row[0]: row for row in self._execute(_read(len(some)), some)}
-            yield from ((number, rows[number]) for number in some)
+            yield from (rows[number] for number in some)
 
     def _next_due_ms(self, lane: str, now_ms: int) -> int:
         row = self._execute(
@@ -227,7 +231,7 @@ class Store:
 
     def probe(self) -> SpoolFull | None:
         """Fail where a put would: one page is written, as it is. Returns why there is no room, if there is none."""
-        self.database.mark(self.database.format)
+        self.database.touch()
         return self._room.probe()
 
     def forget_lapsed(self) -> bool:
@@ -238,7 +242,7 @@ class Store:
     def tidy(self) -> bool:
         """Outside a transaction: empty the write-ahead log, and give back disk space that is not needed.
 
-        With that nothing of a deleted row is left in any file. Returns whether there is more space to give back.
+        With that no seed of a deleted row is left in any file. Returns whether there is more space to give back.
         """
         free = self._execute("PRAGMA freelist_count").fetchone()[0]
         if free > KEEP_FREE_PAGES:
@@ -257,15 +261,6 @@ class Store:
         return int(self._clock() * 1000)
 
 
-def _portions(rows: Sequence[T]) -> Iterable[Sequence[T]]:
-    """The rows in pieces whose sizes are powers of two, the largest first."""
-    start = 0
-    while left := len(rows) - start:
-        count = min(1 << (left.bit_length() - 1), STATEMENT_ROWS)
-        yield rows[start : start + count]
-        start += count
-
-
 @cache
 def _insert(rows: int) -> str:
     return "INSERT INTO deliveries VALUES " + ",".join(["(?,?,?,?,?,?,?)"] * rows)  # noqa: S608 - no input
@@ -282,9 +277,9 @@ def _postpone(rows: int) -> str:
 
 @cache
 def _erase(rows: int) -> str:
-    return f"DELETE FROM deliveries WHERE id IN ({','.join('?' * rows)})"  # noqa: S608 - no input
+    return f"DELETE FROM deliveries WHERE id IN ({marks(rows)})"  # noqa: S608 - no input
 
 
 @cache
 def _read(rows: int) -> str:
-    return f"SELECT id, attempt, accepted_ms, payload FROM deliveries WHERE id IN ({','.join('?' * rows)})"  # noqa: S608 - no input
+    return f"SELECT id, attempt, accepted_ms, payload FROM deliveries WHERE id IN ({marks(rows)})"  # noqa: S608 - no input
