@@ -25,6 +25,7 @@ from pushgate.emulator import Step
 from pushgate.emulator.certificates import APNS_KEY_ID, APNS_TEAM_ID
 from pushgate.intake import new_ids
 from pushgate.model import Delivery, Device, EncryptedNotification
+from pushgate.spool.seeds import Seeds
 from pushgate.spool.sqlite import SqliteSpool
 from tests.faults.ledger import Ledger
 from tests.faults.watching import Key, mark_of
@@ -130,6 +131,9 @@ async def fill(path: Path, lanes: Sequence[str], rows: int) -> None:
     await spool.close()
 
 
+SEEDS_AT_ONCE = 10_000
+
+
 def grow(path: Path, rows: int) -> None:
     """Let so many wait in a closed spool: copies of those that wait there already, with the same pushkeys."""
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
@@ -137,12 +141,21 @@ def grow(path: Path, rows: int) -> None:
             database.execute(f"PRAGMA {pragma}")
         columns = [name for _, name, *_ in database.execute("PRAGMA table_info(deliveries)") if name != "id"]
         (have, last) = database.execute("SELECT count(*), max(id) FROM deliveries").fetchone()
+        assert have == last, "ids follow one another"
+        seeds = Seeds(database.execute)
         while have < rows:
             more, names = min(have, rows - have), ", ".join(columns)
             database.execute(
                 f"INSERT INTO deliveries (id, {names}) SELECT id + ?, {names} FROM deliveries ORDER BY id LIMIT ?",
                 (last, more),
             )
+            database.execute("BEGIN")
+            for first in range(1, more + 1, SEEDS_AT_ONCE):
+                copied = range(first, min(first + SEEDS_AT_ONCE, more + 1))
+                seeds.put(first + last, b"".join(seeds.read(copied)))
+                seeds.write()
+                seeds.keep()
+            database.execute("COMMIT")
             have, last = have + more, last * 2
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     descriptor = os.open(path, os.O_RDWR)
