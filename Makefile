@@ -48,9 +48,9 @@ faults: $(STAMP) ## Kill, fill the disk, break the providers: nothing is lost. R
 coverage: $(STAMP) ## All tests with branch coverage
 	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
-bench: $(STAMP) ## What the spool and an HTTP/2 request cost on this machine, in under a minute (needs nghttpd)
-	$(PY) bench/spool.py --rows 5000
-	$(PY) bench/http2_clients.py --rounds 1 --seconds 2
+bench: $(STAMP) ## What a notification costs here, in 9 minutes, QUICK=1 in one (needs h2load, gcc, -dev packages)
+	@mkdir -p build
+	$(PY) -m bench.speed $(if $(QUICK),--quick) --json build/speed.json --plot build/speed.svg
 
 COMPILE := $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 
 from pushgate import openapi
+from pushgate.allowance import Allowances
 from pushgate.intake import App, Intake
 from pushgate.listener import Listener
 from pushgate.metrics import Metrics
@@ -29,10 +31,13 @@ OTHER_APP = "org.example.other"
 class Api:
     """A running API with a spool behind it and nobody who empties that."""
 
-    def __init__(self, listener: Listener, application: Application, spool: MemorySpool, base_path: str) -> None:
+    def __init__(
+        self, listener: Listener, application: Application, spool: MemorySpool, base_path: str, metrics: Metrics
+    ) -> None:
         self.port = listener.port
         self.application = application
         self.spool = spool
+        self.metrics = metrics
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.port}{base_path}", timeout=5)
 
     async def post(self, path: str, request: object) -> tuple[int, dict[str, Any]]:
@@ -83,6 +88,9 @@ async def serving(
     identify: Identify = lambda scope: Caller("anyone"),
     request_timeout_s: float = 10,
     room: SpoolLimits = NO_LIMITS,
+    allowances: Allowances | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+    most: int | None = None,
 ) -> AsyncIterator[Api]:
     app = App(too_long_key, frozenset({"format"}))
     apps: Mapping[str, App] = dict.fromkeys((APNS_APP, FCM_APP, OTHER_APP), app)
@@ -108,10 +116,12 @@ async def serving(
             "docs": Document("text/html; charset=utf-8", openapi.render(document).encode()),
         },
         metrics=metrics,
+        allowances=allowances,
+        monotonic=monotonic,
     )
-    listener = Listener(application, address="127.0.0.1:0")
+    listener = Listener(application, address="127.0.0.1:0", most=most)
     running = asyncio.create_task(listener.serve())
-    api = Api(listener, application, spool, base_path)
+    api = Api(listener, application, spool, base_path, metrics)
     try:
         yield api
     finally:

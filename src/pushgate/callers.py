@@ -1,12 +1,15 @@
 """Who calls: a client certificate becomes a `Caller`, or a 401. The handshake asks, the application decides.
 
-A verified certificate is one that the TLS layer accepted against `api.tls.client_ca_file`. With `[[clients]]` only
-those that match an entry are known; without entries every verified one is, by the name `verified`.
+The certificate is one that the TLS layer accepted against `api.tls.client_ca_file`, or one that a trusted proxy tells
+of (`forwarded`). With `[[clients]]` only those that match an entry are known; without entries every one is, by the name
+`verified`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -16,8 +19,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
+from pushgate import forwarded
 from pushgate.errors import RequestError
 from pushgate.model import Caller
+from pushgate.revocation import Revocations
 from pushgate.server import UNAUTHENTICATED, Identify, Scope
 
 ANYONE = Caller("anyone")
@@ -25,6 +30,19 @@ ANYONE = Caller("anyone")
 VERIFIED = Caller("verified")
 KNOWN_CERTIFICATES = 1024
 """How many certificates are remembered with their caller."""
+
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises on certificates that it cannot take apart."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Mark = tuple[str, str]
+"""What a certificate is known by: its kind (a field of `Entry`) and its value."""
 
 
 class Entry(Struct, frozen=True):
@@ -40,53 +58,99 @@ class Entry(Struct, frozen=True):
     spki_sha256: str = ""
     """SHA-256 of its public key (SubjectPublicKeyInfo, DER), in lower-case hex."""
 
+    @property
+    def mark(self) -> Mark:
+        """The one way by which it is recognised."""
+        values = {kind: getattr(self, kind) for kind in ("san", "subject", "sha256", "spki_sha256")}
+        return next((kind, value) for kind, value in values.items() if value)
+
+
+class _Known(Struct, frozen=True):
+    caller: Caller
+    until: float
+    """When the certificate, or what is known of it, ends, in unix seconds."""
+
 
 def anyone(scope: Scope) -> Caller:
     """`auth = "none"`: everybody is the same caller."""
     return ANYONE
 
 
-class _Known(Struct, frozen=True):
-    caller: Caller
-    until: float
-    """When the certificate ends, in unix seconds."""
-
-
-def by_certificate(clients: Sequence[Entry], *, clock: Callable[[], float] = time.time) -> Identify:
+def by_certificate(
+    clients: Sequence[Entry], *, revocations: Revocations | None = None, clock: Callable[[], float] = time.time
+) -> Identify:
     """`auth = "mtls"`: the caller whose entry fits the certificate of the connection."""
-    find = lru_cache(KNOWN_CERTIFICATES)(lambda der: _known(der, clients))
+    find = lru_cache(KNOWN_CERTIFICATES)(lambda der: _of_certificate(der, clients, revocations))
 
     def identify(scope: Scope) -> Caller:
         der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
-        known = find(der) if der else None
-        # A kept or resumed connection outlives the handshake's own look at the dates.
-        if known is None or known.until < clock():
-            raise RequestError(401, UNAUTHENTICATED)
-        return known.caller
+        return _unless_over(find(der) if der else None, clock())
 
     return identify
 
 
-def _known(der: bytes, clients: Sequence[Entry]) -> _Known | None:
+def by_proxy(
+    clients: Sequence[Entry],
+    *,
+    trusted: Sequence[Network],
+    style: forwarded.Style,
+    clock: Callable[[], float] = time.time,
+) -> Identify:
+    """`auth = "proxy"`: the caller whose entry fits the certificate that a trusted proxy tells of."""
+    find = lru_cache(KNOWN_CERTIFICATES)(lambda values: _told(style, values, clients))
+    is_trusted = lru_cache(KNOWN_CERTIFICATES)(lambda host: _is_among(host, trusted))
+
+    def identify(scope: Scope) -> Caller:
+        peer = scope.get("client")
+        values = forwarded.values_of(style, scope["headers"]) if peer and is_trusted(peer[0]) else None
+        return _unless_over(find(values) if values else None, clock())
+
+    return identify
+
+
+def _unless_over(known: _Known | None, now: float) -> Caller:
+    """A kept or resumed connection outlives the handshake's own look at the dates. Raises `RequestError` 401."""
+    if known is None or known.until < now:
+        raise RequestError(401, UNAUTHENTICATED, ends_connection=True)  # nobody we know keeps a place here
+    return known.caller
+
+
+def _is_among(host: str, networks: Sequence[Network]) -> bool:
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return any((mapped or address) in network for network in networks)
+
+
+def _told(style: forwarded.Style, values: Sequence[bytes], clients: Sequence[Entry]) -> _Known | None:
+    try:
+        shown = forwarded.read(style, values)
+    except _UNREADABLE:
+        return None
+    if shown.der:
+        return _of_certificate(shown.der, clients, None)
+    caller = _caller_of(shown.marks, clients)
+    return None if caller is None or not shown.marks else _Known(caller, math.inf)
+
+
+def _of_certificate(der: bytes, clients: Sequence[Entry], revocations: Revocations | None) -> _Known | None:
     try:
         certificate = x509.load_der_x509_certificate(der)
         marks = _marks(certificate, der)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
+    except _UNREADABLE:
         return None
-    caller = _caller_of(marks, clients) if clients else VERIFIED
-    return None if caller is None else _Known(caller, certificate.not_valid_after_utc.timestamp())
+    if (caller := _caller_of(marks, clients)) is None:
+        return None
+    until = certificate.not_valid_after_utc.timestamp()
+    return _Known(caller, until if revocations is None else min(until, revocations.good_until(certificate)))
 
 
-def _caller_of(marks: set[tuple[str, str]], clients: Sequence[Entry]) -> Caller | None:
-    for client in clients:
-        wanted = {("san", client.san), ("subject", client.subject)}
-        wanted |= {("sha256", client.sha256), ("spki_sha256", client.spki_sha256)}
-        if any(value and (kind, value) in marks for kind, value in wanted):
-            return client.caller
-    return None
+def _caller_of(marks: set[Mark] | frozenset[Mark], clients: Sequence[Entry]) -> Caller | None:
+    if not clients:
+        return VERIFIED
+    return next((client.caller for client in clients if client.mark in marks), None)
 
 
-def _marks(certificate: x509.Certificate, der: bytes) -> set[tuple[str, str]]:
+def _marks(certificate: x509.Certificate, der: bytes) -> set[Mark]:
     """Everything that an entry can recognise a certificate by."""
     public_key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     marks = {

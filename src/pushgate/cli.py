@@ -26,6 +26,7 @@ app.command("pushgate.commands.emulate:emulate", name="emulate")
 app.command("pushgate.commands.send:send", name="send")
 app.command("pushgate.commands.keys:app", name="keys")
 app.command("pushgate.commands.rejections:app", name="rejections")
+app.command("pushgate.commands.bench:bench", name="bench")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -18,20 +17,21 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
-from pushgate import callers, openapi, wire
+from pushgate import admission, openapi, wire
+from pushgate.admission import Admission
+from pushgate.allowance import Allowances
 from pushgate.apps import Apps
-from pushgate.config import Client, Settings
+from pushgate.config import Settings
 from pushgate.config.changes import waiting_for_restart
-from pushgate.config.files import digest, files_of
+from pushgate.config.files import files_of
 from pushgate.console import Console
 from pushgate.dispatch import Dispatcher
 from pushgate.health import Health
 from pushgate.intake import Intake
-from pushgate.listener import Listener, server_tls
+from pushgate.listener import Listener
 from pushgate.metrics import Metrics
-from pushgate.model import Caller
 from pushgate.reload import Reload
-from pushgate.server import Application, Document, Identify
+from pushgate.server import Application, Document
 from pushgate.settling import Timing
 from pushgate.spool import Spool
 from pushgate.spool.cipher import Keys
@@ -40,6 +40,8 @@ from pushgate.spool.memory import MemorySpool
 from pushgate.spool.sqlite import SqliteSpool
 
 log = structlog.get_logger(__name__)
+
+MANAGEMENT_CONNECTIONS = 100
 
 
 def _steady(clock: Callable[[], float]) -> Callable[[], float]:
@@ -94,6 +96,7 @@ class _Parts(Struct, frozen=True):
     intake: Intake
     application: Application
     api: Listener
+    console: Console
 
 
 class Gateway:
@@ -119,7 +122,6 @@ class Gateway:
         self._metrics = Metrics(settings.apps)
         self._health = Health(self._metrics, clock=clock)
         self._reload: Reload | None = None
-        self._tls_digest = b""
 
     def reload(self) -> None:
         """Take over the configuration as it is now, and try again whatever waits for somebody to mend it."""
@@ -133,7 +135,7 @@ class Gateway:
         """
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
-            management = self._management(parts.spool)
+            management = self._management(parts.console)
             async with asyncio.TaskGroup() as tasks:
                 if management is not None:
                     tasks.create_task(management.serve(), name="management port")
@@ -179,19 +181,27 @@ class Gateway:
             max_age_s=settings.spool.max_age_s,
             look_for_repeats=settings.dedup.window_s > 0,
         )
+        admitted = self._admitted = admission.of(settings)
+        self._tell_of(admitted)
         application = Application(
             intake,
             limits=wire.Limits(settings.api.max_request_kb, settings.api.max_notification_kb),
             base_path=settings.api.base_path,
             request_timeout_s=settings.api.request_timeout_s,
-            identify=_identify(settings),
+            identify=admitted.identify,
             documents=self._documents(),
             metrics=self._metrics,
+            allowances=Allowances(admitted.limits),
         )
-        if settings.api.tls is not None:
-            self._tls_digest = digest(settings.api.tls)
-        api = Listener(application, address=settings.api.listen, tls=_tls(settings))
-        return _Parts(spool, apps, dispatcher, intake, application, api)
+        api = Listener(application, address=settings.api.listen, tls=admitted.tls, count=self._metrics.count_connection)
+        console = Console(
+            unready=self._health.unready,
+            metrics=self._metrics.text,
+            rejections=spool,
+            address=settings.management.listen,
+            token=settings.management.token(),
+        )
+        return _Parts(spool, apps, dispatcher, intake, application, api, console)
 
     def _documents(self) -> Mapping[str, Document]:
         settings, api = self._settings, self._settings.api
@@ -208,12 +218,9 @@ class Gateway:
             "docs": Document("text/html; charset=utf-8", openapi.render(document).encode()),
         }
 
-    def _management(self, spool: Spool) -> Listener | None:
+    def _management(self, console: Console) -> Listener | None:
         address = self._settings.management.listen
-        if not address:
-            return None
-        console = Console(unready=self._health.unready, metrics=self._metrics.text, rejections=spool, address=address)
-        return Listener(console, address=address)
+        return Listener(console, address=address, most=MANAGEMENT_CONNECTIONS) if address else None
 
     def _count_expired(self, lane: str, count: int) -> None:
         if (ending := self._metrics.endings.get((lane, "expired"))) is not None:
@@ -240,58 +247,40 @@ class Gateway:
 
     def _files(self) -> list[Path]:
         """What a running gateway was configured by."""
-        tables = [*self._settings.apps.values(), *([self._settings.api.tls] if self._settings.api.tls else [])]
+        tables = [*self._settings.apps.values(), self._settings.api, self._settings.management]
         named = [path for table in tables for path in files_of(table)]
         return [self._config_file, *named] if self._config_file else named
 
     async def _take_over(self, settings: Settings, parts: _Parts) -> None:
         """Run with other settings. What may fail comes first: either all of it is taken over, or nothing.
 
-        Raises `CredentialError`, or `OSError` (`ssl.SSLError` is one).
+        Raises `ConfigError`, `CredentialError`, or `OSError` (`ssl.SSLError` is one).
         """
-        tls, tls_digest = self._changed_tls(settings)
+        admitted, token = admission.of(settings, before=self._admitted), settings.management.token()
         replaced = parts.apps.change(settings.apps)
         self._settings = settings
         self._metrics.add(settings.apps)
         flying = await parts.dispatcher.change(parts.apps.lanes(settings))
         parts.apps.close_behind(replaced, flying)
         parts.intake.apps = parts.apps.intakes()
-        if settings.api.auth == self._began_with.api.auth:
-            parts.application.identify = _identify(settings)
-        if tls is not None:
-            await parts.api.change_tls(tls)
-            self._tls_digest = tls_digest
+        self._admit(admitted, parts)
+        parts.console.change_token(token)
         await parts.dispatcher.retry_now()
         log.info("configuration taken over", apps=len(settings.apps), providers_replaced=len(replaced))
         if waiting := waiting_for_restart(self._began_with, settings):
             log.warning("configuration changed where only a restart helps", keys=waiting)
         await self._warn_of_orphans(parts.spool)
 
-    def _changed_tls(self, settings: Settings) -> tuple[ssl.SSLContext | None, bytes]:
-        """The new context for callers where its files or their names have changed, and what its files hold."""
-        before, after = self._settings.api.tls, settings.api.tls
-        if self._began_with.api.tls is None or after is None:
-            return None, b""
-        now = digest(after)
-        return (None if before == after and now == self._tls_digest else _tls(settings)), now
+    def _admit(self, admitted: Admission, parts: _Parts) -> None:
+        """Put in place who may call from now on."""
+        before, self._admitted = self._admitted, admitted
+        parts.application.identify = admitted.identify
+        parts.application.allowances.change(admitted.limits)
+        if admitted.tls is not None and admitted.tls is not before.tls:
+            parts.api.change_tls(admitted.tls)
+        self._tell_of(admitted)
 
-
-def _identify(settings: Settings) -> Identify:
-    if settings.api.auth == "none":
-        return callers.anyone
-    return callers.by_certificate([_entry(client) for client in settings.clients])
-
-
-def _entry(client: Client) -> callers.Entry:
-    return callers.Entry(
-        Caller(client.name, client.apps, client.plain),
-        san=client.san,
-        subject=client.subject,
-        sha256=client.sha256,
-        spki_sha256=client.spki_sha256,
-    )
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    tls = settings.api.tls
-    return None if tls is None else server_tls(tls.cert_file, tls.key_file, tls.client_ca_file)
+    def _tell_of(self, admitted: Admission) -> None:
+        self._metrics.add_callers(admitted.names)
+        self._metrics.lists_end_at.set(admitted.lists_end_at)
+        admitted.tell(self._clock())

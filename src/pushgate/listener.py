@@ -1,8 +1,9 @@
 """A listening socket that serves an ASGI application: uvicorn, set up the way the gateway needs it.
 
 Adds to uvicorn what stands between it and callers that nobody knows yet: limits of bytes and of time for the head of a
-request, of requests sent ahead and of connections; JSON for what is not HTTP; `Upgrade` is ignored (RFC 9110 §7.8: a
-server may) instead of losing the body. The caller's certificate stands in the scope: `extensions.tls.client_cert_der`.
+request, of requests sent ahead and (`door`, `connections`) of connections and handshakes; JSON for what is not HTTP;
+`Upgrade` is ignored (RFC 9110 §7.8: a server may) instead of losing the body. The caller's certificate stands in the
+scope: `extensions.tls.client_cert_der`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import asyncio
 import contextlib
 import errno
 import re
-import resource
 import socket
-import ssl
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pushgate import wire
+from pushgate.connections import Connections, most_connections
+from pushgate.door import Count, Door
+from pushgate.tls import Tls
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
@@ -31,11 +32,6 @@ HEAD_WITHIN_S = 10.0
 MAX_HEAD_BYTES = 32 * 1024
 MAX_SENT_AHEAD = 16
 """Requests that may wait for the answer of the one before them (pipelining)."""
-HANDSHAKE_WITHIN_S = 10.0
-MOST_CONNECTIONS = 10_000
-FILES_FOR_OTHERS = 128
-"""Open files that connections leave to the spool and the providers."""
-CIPHERS_OF_TLS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 _UPGRADE = re.compile(rb"(?i)\r\n(upgrade|http2-settings):[^\r\n]*")
 
@@ -53,20 +49,19 @@ class _Protocol(HttpToolsProtocol):
     _bodiless_bytes = 0
     """What came inside a message and was no body: trailers, sizes of chunks."""
     _head_timer: asyncio.TimerHandle | None = None
-    accepted_with: ssl.SSLContext | None = None
+    home: _Server
+    accepted_with: Tls | None = None
     """What let the caller in."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > max_connections():
-            transport.abort()
-            return
         if (tls := transport.get_extra_info("ssl_object")) is not None:
             self._extensions = {"tls": {"client_cert_der": tls.getpeercert(binary_form=True)}}
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
+        self.home.places.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -111,8 +106,9 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_is_here()
+        self.home.places.settle(self)
         super().on_headers_complete()
-        if self.accepted_with is not self.config.ssl and self.cycle is not None:
+        if self.accepted_with is not self.home.tls and self.cycle is not None:
             self.cycle.keep_alive = False  # not closed before: a request might have been on its way
         if len(self.pipeline) > MAX_SENT_AHEAD or self.parser.should_upgrade():
             self.transport.abort()  # an Upgrade that came behind another request: the caller has to ask again
@@ -163,55 +159,52 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, *, tls: Tls | None, count: Count, most: int) -> None:
+        super().__init__(config)
+        self.tls = tls
+        self.places = Connections(most)
+        self._count = count
+        self._door: Door | None = None
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the sockets. uvicorn's own has no limit for the time of a handshake."""
+        """Accept connections from the socket by a door of our own."""
         await self.lifespan.startup()
-        self.servers = [await self._accept_from(each) for each in sockets or ()]
+        assert sockets is not None
+        (listening,) = sockets
+        self._door = Door(listening, tls=self.tls, connections=self.places, meet=self._meet, count=self._count)
+        self._door.open()
+        self.servers = [cast(asyncio.Server, self._door)]  # it is closed, and waited for, like one
         self.started = True
 
-    async def change_tls(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext) -> None:
-        """New connections get this context; those that are open are closed behind their next answer.
+    def change_tls(self, tls: Tls) -> None:
+        """New connections get this context; those that are open are closed behind their next answer."""
+        self.tls = tls
+        if self._door is not None:
+            self._door.tls = tls
 
-        The queue of connections that wait to be accepted belongs to the socket: none of them is lost.
-        """
-        old, self.config.ssl = self.servers, tls
-        self.servers = [await self._accept_from(each) for each in sockets]
-        for server in old:
-            server.close()
-
-    async def _accept_from(self, listening: socket.socket) -> asyncio.Server:
-        """Accept connections from a socket, which stays open when the server closes."""
-        config = self.config
-
-        tls = config.ssl
-
-        def connection() -> asyncio.Protocol:
-            made = _Protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
-            made.accepted_with = tls
-            return made
-
-        return await asyncio.get_running_loop().create_server(
-            connection,
-            sock=listening.dup(),
-            ssl=tls,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=HANDSHAKE_WITHIN_S if tls else None,
-        )
-
-
-def max_connections() -> int:
-    """How many connections there may be, handshakes not counted: as many as may open files, but for some."""
-    return min(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_FOR_OTHERS, 16), MOST_CONNECTIONS)
+    def _meet(self, tls: Tls | None) -> asyncio.Protocol:
+        made = _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        made.accepted_with, made.home = tls, self
+        return made
 
 
 class Listener:
     """Serves one application on one address."""
 
-    def __init__(self, application: Any, *, address: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        application: Any,
+        *,
+        address: str,
+        tls: Tls | None = None,
+        count: Count = lambda event: None,
+        most: int | None = None,
+    ) -> None:
+        """`count` is told what becomes of connections (`metrics.CONNECTIONS`), `most` is how many there may be."""
         config = uvicorn.Config(
             application,
             http=_Protocol,
@@ -226,8 +219,7 @@ class Listener:
             timeout_graceful_shutdown=5,
         )
         config.load()
-        config.ssl = tls
-        self._server = _Server(config)
+        self._server = _Server(config, tls=tls, count=count, most=most_connections() if most is None else most)
         self._socket = bind(address)
         self.port: int = self._socket.getsockname()[1]
 
@@ -235,9 +227,9 @@ class Listener:
         """Answer requests until `stop`."""
         await self._server.serve(sockets=[self._socket])
 
-    async def change_tls(self, tls: ssl.SSLContext) -> None:
+    def change_tls(self, tls: Tls) -> None:
         """Go on with another context, without losing a request. Connections of before end with their next answer."""
-        await self._server.change_tls([self._socket], tls)
+        self._server.change_tls(tls)
 
     def stop(self) -> None:
         """Take no new connection, answer what was asked, then end `serve`."""
@@ -261,16 +253,3 @@ def bind(address: str) -> socket.socket:
         mend = "stop what listens there, or choose another" if error.errno == errno.EADDRINUSE else "choose another"
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror} -> {mend} port or address") from error
     return listening
-
-
-def server_tls(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SSLContext:
-    """TLS for callers: 1.2 and 1.3 (E-Rezept offers 1.2 only). A client certificate is asked for, not demanded."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.minimum_version = ssl.TLSVersion.TLSv1_2
-    tls.set_ciphers(CIPHERS_OF_TLS_1_2)
-    tls.load_cert_chain(cert_file, key_file)
-    tls.set_alpn_protocols(["http/1.1"])
-    if client_ca_file is not None:
-        tls.load_verify_locations(client_ca_file)
-        tls.verify_mode = ssl.CERT_OPTIONAL
-    return tls

@@ -28,6 +28,17 @@ OUTCOMES = ("accepted", "rejected", "deferred", "undeliverable")
 ENDINGS = ("accepted", "rejected", "undeliverable", "expired")
 ANSWERS = (200, 400, 401, 404, 405, 413, 415, 429, 500, 503)
 ALARMS = ("credentials", "mass_rejection", "outage", "quota")
+CONNECTIONS = (
+    "accepted",
+    "handshake",
+    "resumption",
+    "handshake_failed",
+    "certificate_refused",
+    "too_slow",
+    "too_many",
+)
+NOBODY = "(nobody)"
+"""The caller of requests by nobody we know. No name in a configuration looks so."""
 
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -48,6 +59,22 @@ class Metrics:
         self.faults = self._counters("pushgate_faults_total", "Devices not taken, by fault.", {"fault": FAULTS})
         self.answers = self._counters(
             "pushgate_http_requests_total", "HTTP requests by status.", {"status": tuple(map(str, ANSWERS))}
+        )
+        self._requests = Counter(
+            "pushgate_caller_requests_total",
+            "HTTP requests by caller and status.",
+            ["caller", "status"],
+            registry=self.registry,
+        )
+        self.requests: dict[tuple[str, int], Counter] = {}
+        self.add_callers([NOBODY])
+        self._connections = self._counters(
+            "pushgate_connections_total", "Connections of callers, by what became of them.", {"event": CONNECTIONS}
+        )
+        self.lists_end_at = Gauge(
+            "pushgate_client_crl_end_timestamp_seconds",
+            "When the first of the callers' revocation lists ends; 0 without one.",
+            registry=self.registry,
         )
         self.repeats = Counter("pushgate_repeats_total", "Deliveries left out as repeats.", registry=self.registry)
         self._lanes: set[str] = set()
@@ -86,6 +113,22 @@ class Metrics:
             self.alarms |= {(lane, kind): self._alarm.labels(lane, kind) for kind in ALARMS}
             self.in_flight[lane] = self._flying.labels(lane)
         self.backlog({})
+
+    def add_callers(self, names: Iterable[str]) -> None:
+        """Create the series of these callers at zero, where they are new: names from the configuration, no others."""
+        for key in product(names, ANSWERS):
+            self.requests.setdefault(key, self._requests.labels(*key))
+
+    def count_request(self, caller: str, status: int) -> None:
+        """Count one answer on the API port."""
+        self.answers[(str(status),)].inc()
+        if (caller, status) not in self.requests:
+            self.add_callers([caller])
+        self.requests[(caller, status)].inc()
+
+    def count_connection(self, event: str) -> None:
+        """Count what became of a connection."""
+        self._connections[(event,)].inc()
 
     def retire(self, lane: str) -> None:
         """The lane does not run any more: nothing flies, and nobody is to be alarmed."""

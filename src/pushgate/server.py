@@ -1,13 +1,14 @@
 """HTTP to the caller: routes, who calls, how large a body may be, and which status an error has. Plain ASGI.
 
 The order in which a request is judged: who (401), where (404, 405), whether this caller may (401), whether we take
-anything now (503), the form of the body (415), its size (413), its content (400). Every answer is JSON but the readable
-page of the API.
+anything now (503), how often this caller may (429), the form of the body (415), its size (413), its content (400).
+Every answer is JSON but the readable page of the API.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,10 +17,12 @@ import structlog
 from msgspec import Struct
 
 from pushgate import wire
+from pushgate.allowance import Allowances
 from pushgate.errors import RequestError, SpoolUnavailable
 from pushgate.intake import Intake, answer_notify
-from pushgate.metrics import Metrics
+from pushgate.metrics import NOBODY, Metrics
 from pushgate.model import Caller
+from pushgate.refusals import Refusals
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +34,7 @@ Identify = Callable[[Scope], Caller]
 
 UNAUTHENTICATED = "Missing or invalid mutual TLS (mTLS) certificate."
 UNEXPECTED = "Unexpected failure during processing."
+TOO_OFTEN = "This caller sends more requests than it may."
 OVERLOADED = "Push Gateway under maintenance or overloaded."
 RETRY_AFTER_S = 5
 TELL_EVERY_S = 5.0
@@ -65,13 +69,19 @@ class Application:
         identify: Identify,
         documents: Mapping[str, Document],
         metrics: Metrics,
+        allowances: Allowances | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._intake = intake
         self._limits = limits
         self._request_timeout_s = request_timeout_s
         self.identify = identify
         """Who sends a request. May be replaced at any time."""
+        self.allowances = allowances or Allowances()
+        """How many requests each caller may make."""
         self._metrics = metrics
+        self._monotonic = monotonic
+        self._refusals = Refusals()
         self._tell_again_at = 0.0
         self.draining = False
         """While true every notification is answered 503."""
@@ -87,11 +97,16 @@ class Application:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        who = NOBODY
         try:
-            status, body, headers = await self._answer(scope, receive)
+            caller = self.identify(scope)
+            who = caller.name
+            status, body, headers = await self._answer(scope, receive, caller)
         except RequestError as refused:
             status, body = refused.status, wire.encode_error(refused.error, refused.details)
             headers = _headers_of(refused, scope)
+            if status < 500:
+                self._refusals.tell(who, status, refused.error, self._monotonic())
         except SpoolUnavailable as fault:
             self._tell(fault)
             status, body, headers = 503, wire.encode_error(OVERLOADED), [(b"retry-after", b"%d" % RETRY_AFTER_S)]
@@ -100,7 +115,7 @@ class Application:
         except Exception as fault:  # noqa: BLE001 - the caller gets a 500 with nothing of the inside
             log.error("request failed unexpectedly", fault=type(fault).__name__, at=_innermost(fault))
             status, body, headers = 500, wire.encode_error(UNEXPECTED), []
-        self._metrics.answers[(str(status),)].inc()
+        self._metrics.count_request(who, status)
         if _CLOSE not in headers:
             await _send(send, status, body, headers)
             return
@@ -110,18 +125,20 @@ class Application:
 
     def _tell(self, fault: SpoolUnavailable) -> None:
         """Now and then: there may be thousands of requests a second that meet the same fault."""
-        now = time.monotonic()
+        now = self._monotonic()
         if now >= self._tell_again_at:
             self._tell_again_at = now + TELL_EVERY_S
             log.error("spool takes nothing", fault=str(fault))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    async def _answer(
+        self, scope: Scope, receive: Receive, caller: Caller
+    ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         try:
-            caller = self.identify(scope)
             found = self._find(scope, caller)
             body = await self._body(scope, receive, found) if isinstance(found, _Route) else b""
         except RequestError as refused:
-            refused.ends_connection |= _has_body(scope)  # nobody reads it
+            if refused.status != 429 or not await self._passed_over(scope, receive):
+                refused.ends_connection |= _has_body(scope)  # nobody reads it
             raise
         if isinstance(found, _Route):
             return 200, await found.answer(body, caller), []
@@ -143,7 +160,27 @@ class Application:
             raise RequestError(401, "This caller may only send sealed notifications (/push/v1/notifyEncrypted/batch).")
         if self.draining:
             raise RequestError(503, OVERLOADED, retry_after_s=RETRY_AFTER_S)
+        if (wait_s := self.allowances.wait_s(caller.name, self._monotonic())) > 0:
+            raise RequestError(429, TOO_OFTEN, retry_after_s=math.ceil(wait_s))
         return route
+
+    async def _passed_over(self, scope: Scope, receive: Receive) -> bool:
+        """Whether the body is small, and all of it has come and gone: the connection can be used on.
+
+        Who is over its limit shall not make new connections all the time: a handshake costs more than a request.
+        """
+        headers = dict(scope["headers"])
+        if b"expect" in headers or b"transfer-encoding" in headers:
+            return False
+        if int(headers.get(b"content-length", b"0")) > self._limits.max_request_kb * 1024:
+            return False
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                while (message := await receive()).get("more_body", False):
+                    pass
+        except TimeoutError:
+            return False
+        return bool(message["type"] == "http.request")
 
     async def _body(self, scope: Scope, receive: Receive, route: _Route) -> bytes:
         """The body, never more of it than the limit. Raises `RequestError` 413 or 415."""

@@ -175,18 +175,6 @@ async def test_who_sends_too_many_requests_ahead_is_closed() -> None:
         assert await is_closed_within(api, 3, requests)
 
 
-async def test_there_are_no_more_connections_than_files_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "max_connections", lambda: 3)
-    async with serving() as api:
-        idle = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(3)]
-        assert await is_closed_within(api, 2)
-        idle.pop()[1].close()
-        await asyncio.sleep(0.1)
-        assert (await api.raw(post())).startswith(b"HTTP/1.1 200 ")
-        for _, writer in idle:
-            writer.close()
-
-
 @pytest.mark.parametrize("header", [b"Transfer-Encoding: gzip, chunked", b"Content-Encoding: br"])
 async def test_what_is_compressed_is_415(header: bytes) -> None:
     async with serving() as api:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from pushgate.config import Settings
+from pushgate.config import Api, Client, Settings
 from pushgate.config.changes import waiting_for_restart
 from pushgate.config.files import digest, files_of
 from pushgate.config.listen import Tls
-from pushgate.config.settings import Api, Client, Pacing, Rejections
+from pushgate.config.settings import Pacing, Rejections
 from pushgate.errors import ConfigError, ConfigFault, CredentialError
 from pushgate.reload import Reload
 
@@ -207,3 +207,11 @@ def test_callers_wait_too_where_the_way_to_know_them_does() -> None:
         }
     )
     assert waiting_for_restart(before, after) == ["api.auth", "clients"]
+    tls = Tls.model_construct(None, cert_file=Path("a"), key_file=Path("b"), client_ca_file=None)
+    with_tls = before.model_copy(update={"api": before.api.model_copy(update={"tls": tls})})
+    assert waiting_for_restart(before, with_tls) == ["api.tls"]
+    both = with_tls.model_copy(update={"api": with_tls.api.model_copy(update={"auth": "mtls"})})
+    assert waiting_for_restart(before, both) == ["api.auth", "api.tls"]
+    other_tls = tls.model_copy(update={"cert_file": Path("c")})
+    other_auth = both.model_copy(update={"api": both.api.model_copy(update={"auth": "none", "tls": other_tls})})
+    assert waiting_for_restart(both, other_auth) == ["api.auth", "api.tls"]

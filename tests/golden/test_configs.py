@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from pushgate.config import Settings, load, reference
 from pushgate.config.keys import keys_of
 from pushgate.errors import ConfigError
+from tests.certificates import Authority
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -57,6 +58,12 @@ def key_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     server.private_key_pem.write_to_path(folder / "server.key")
     (folder / "server.pem").write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
     authority.issue_cert("localhost").private_key_pem.write_to_path(folder / "other.key")
+    second = authority.issue_cert("localhost", key_type=trustme.KeyType.RSA)
+    second.private_key_pem.write_to_path(folder / "rsa.key")
+    second.cert_chain_pems[0].write_to_path(folder / "rsa.pem")
+    (folder / "crl.pem").write_bytes(Authority().revocation_list())
+    (folder / "management.token").write_text(secrets.token_hex(32) + "\n")
+    (folder / "short.token").write_text("MARKER-c9f0f895\n")
     signing = ec.generate_private_key(ec.SECP256R1())
     (folder / "AuthKey.p8").write_bytes(pem(signing))
     (folder / "apns.pem").write_bytes(self_signed(signing) + pem(signing))

@@ -412,7 +412,8 @@ def run_against(here: Here, there: object, address: str, verb: str) -> Ran:
     """The command, where this is what answers at the management port."""
 
     @asynccontextmanager
-    async def reached(_: str) -> AsyncIterator[object]:
+    async def reached(_: str, *, token: bytes) -> AsyncIterator[object]:
+        assert not token
         yield there
 
     with pytest.MonkeyPatch.context() as patch:

@@ -173,6 +173,63 @@ async def test_other_protocols_are_ignored() -> None:
     await console()({"type": "lifespan"}, never, never)
 
 
+# --- the token ---------------------------------------------------------------------------------------------------
+
+TOKEN = "0123456789abcdef0123"
+
+
+def showing(*values: str, path: str = "/metrics") -> Asking:
+    return Asking(path=path, headers=(HOST, *((b"authorization", value.encode()) for value in values)))
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/rejections", "/rejections/count", "/nowhere"])
+async def test_where_there_is_a_token_it_is_wanted_for_all_but_health(path: str) -> None:
+    here = Console(unready=lambda: None, metrics=lambda: b"x 0\n", rejections=Book(), token=TOKEN.encode())
+    for health in ("/health/live", "/health/ready"):
+        assert (await Asking(path=health).of(here)).status == 200
+    refused = await Asking(path=path).of(here)
+    assert (refused.status, refused.headers[b"www-authenticate"], refused.headers[b"connection"]) == (
+        401,
+        b"Bearer",
+        b"close",
+    )
+    assert TOKEN not in refused.body.decode()
+    expected = 404 if path == "/nowhere" else 200
+    assert (await showing(f"Bearer {TOKEN}", path=path).of(here)).status == expected
+    here.change_token(b"another" * 5)
+    assert (await showing(f"Bearer {TOKEN}", path=path).of(here)).status == 401
+    here.change_token(b"")
+    assert (await Asking(path=path).of(here)).status == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ((f"Bearer {TOKEN}",), 200),
+        ((f"bearer  {TOKEN} ",), 200),
+        ((f"Basic {TOKEN}",), 401),
+        ((TOKEN,), 401),
+        (("Bearer",), 401),
+        (("Bearer ",), 401),
+        ((f"Bearer {TOKEN}x",), 401),
+        ((f"Bearer {TOKEN[:-1]}",), 401),
+        ((f"Bearer {TOKEN}", f"Bearer {TOKEN}"), 401),
+        (("Bearer \u00e9",), 401),
+    ],
+)
+async def test_the_token_is_shown_as_rfc_6750_says(values: tuple[str, ...], status: int) -> None:
+    here = Console(unready=lambda: None, metrics=lambda: b"x 0\n", token=TOKEN.encode())
+    assert (await showing(*values).of(here)).status == status
+
+
+async def test_the_token_lets_nobody_from_elsewhere_at_the_rejections() -> None:
+    here = Console(unready=lambda: None, metrics=lambda: b"", rejections=Book(), token=TOKEN.encode())
+    stranger = structs.replace(showing(f"Bearer {TOKEN}", path="/rejections"), client=("192.0.2.7", 1))
+    assert (await stranger.of(here)).status == 403
+    shown = structs.replace(stranger, path="/metrics")
+    assert (await shown.of(here)).status == 200
+
+
 # --- the pages about rejections ----------------------------------------------------------------------------------
 
 

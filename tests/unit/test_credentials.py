@@ -7,6 +7,7 @@ import functools
 import gc
 import io
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -441,7 +442,6 @@ def test_service_account_is_exchanged_for_a_token_with_the_scope_of_fcm(web: Web
     (asked,) = web.asked
     assert asked["url"] == "https://oauth2.example.org/token"
     assert asked["timeout"] > 0
-    assert asked["verify"] is True
     form = parse_qs(asked["data"].decode())
     assert form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
     claims = jwt.decode(form["assertion"][0], options={"verify_signature": False})
@@ -454,11 +454,24 @@ def test_token_of_8_kb_is_taken(web: Web) -> None:
     assert FETCH(way=Way())().token == "x" * 8192
 
 
-def test_token_endpoint_is_reached_by_the_configured_way(web: Web) -> None:
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """Whose CAs were to be trusted, one for each fetch. None are the system's."""
+    asked: list[Path | None] = []
+
+    def tls_context(*, ca_file: Path | None) -> ssl.SSLContext:
+        asked.append(ca_file)
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    monkeypatch.setattr("pushgate.provider.credentials.tls_context", tls_context)
+    return asked
+
+
+def test_token_endpoint_is_reached_by_the_configured_way(web: Web, trusted: list[Path | None]) -> None:
     web.body = b'{"access_token": "x", "expires_in": 3599}'
     FETCH(way=Way(Path("/ca.pem"), ProxyLogin("proxy.example.org", 3128, "us er:p@ss:w")))()
     FETCH(way=Way(None, ProxyLogin("proxy.example.org", 80)))()
-    assert [asked["verify"] for asked in web.asked] == ["/ca.pem", True]
+    assert trusted == [Path("/ca.pem"), None]
     assert [asked["proxies"] for asked in web.asked] == [
         {"https": "http://us%20er:p%40ss%3Aw@proxy.example.org:3128"},
         {"https": "http://proxy.example.org:80"},
@@ -483,26 +496,23 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return sent
 
 
-def test_environment_does_not_win_over_the_configured_way(
-    wire: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_environment_has_no_say_in_way_and_trust(
+    wire: list[dict[str, Any]], trusted: list[Path | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.setenv(name, "/environment.pem")
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://environment.example.org:1")
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
     proxy = ProxyLogin("proxy.example.org", 3128, "")
     FETCH(way=Way(Path("/ca.pem"), proxy))()
+    FETCH(way=Way(None, None))()
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "*")
     FETCH(way=Way(None, proxy))()
-    FETCH(way=Way(Path("/ca.pem"), None))()
-    monkeypatch.setenv("NO_PROXY", "*")
-    FETCH(way=Way(None, proxy))()
-    assert [sent["verify"] for sent in wire] == ["/ca.pem", "/environment.pem", "/ca.pem", "/environment.pem"]
-    proxies = [sent["proxies"].get("https") for sent in wire]
-    environments = "http://environment.example.org:1"
+    assert trusted == [Path("/ca.pem"), None, None]
+    assert [sent["verify"] for sent in wire] == [True, True, True]
     configured = "http://proxy.example.org:3128"
-    assert proxies == [configured, configured, environments, configured]
+    assert [sent["proxies"].get("https") for sent in wire] == [configured, None, configured]
 
 
 def test_netrc_does_not_add_a_login(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import gc
 import io
 import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+import uvloop
 
 from pushgate import logs
 
@@ -23,19 +28,33 @@ SECRET = "pushkey-of-alice"
 def as_before() -> Iterator[None]:
     """Logging belongs to the process: leave it as it was."""
     root = logging.getLogger()
-    handlers, level, hooks = root.handlers[:], root.level, (sys.excepthook, threading.excepthook)
+    handlers, level, hooks = root.handlers[:], root.level, (sys.excepthook, threading.excepthook, sys.unraisablehook)
     yield
-    sys.excepthook, threading.excepthook = hooks
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)
 
 
+class Clock:
+    """That stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def written() -> io.StringIO:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def written(clock: Clock) -> io.StringIO:
     stream = io.StringIO()
-    logs.configure(level="info", form="json", stream=stream)
+    logs.configure(level="info", form="json", stream=stream, monotonic=clock)
     return stream
 
 
@@ -74,6 +93,89 @@ def test_what_a_library_fills_in_stays_out(written: io.StringIO) -> None:
     first, second = lines(written)
     assert (first["event"], first["logger"]) == ("cannot send to %s", "library")
     assert second["event"] == "ValueError"
+    assert SECRET not in written.getvalue()
+
+
+def test_a_text_that_was_put_together_at_run_time_stays_out(written: io.StringIO) -> None:
+    logger = logging.getLogger("library")
+    logger.warning(f"cannot send to {SECRET}")
+    logger.warning("cannot send to " + SECRET)
+    logger.error("cannot send to %s" % SECRET)  # noqa: UP031 - as some do
+    message = "a text in two pieces\nand two lines"
+    logger.error(message)
+    logger.handle(logging.LogRecord("library", logging.ERROR, "nowhere.py", 1, SECRET, None, None))
+    with warnings.catch_warnings(action="always"):
+        warnings.warn(SECRET, stacklevel=1)
+    *told, one = [event["event"] for event in lines(written)]
+    assert told == [logs.WITHHELD] * 3 + ["a text in two pieces"] + [logs.WITHHELD]
+    assert one == logs.WITHHELD
+    assert str(lines(written)[0]["by"]).startswith("test_logs.py:")
+    assert SECRET not in written.getvalue()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_an_event_loop_tells_of_a_callback_or_a_task_has_no_values(
+    written: io.StringIO, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    def broken(secret: str) -> None:
+        raise ValueError(secret)
+
+    async def lost(secret: str) -> None:
+        broken(secret)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(broken, SECRET)
+        loop.call_soon(functools.partial(broken, SECRET))
+        loop.call_later(0, broken, SECRET)
+        task = loop.create_task(lost(SECRET), name=SECRET)
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+        loop.call_exception_handler({"message": f"something else about {SECRET}", "future": SECRET})
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    told = {str(event["event"]): event.get("fault") for event in lines(written)}
+    assert told == {
+        "Exception in callback": "ValueError",
+        "Task exception was never retrieved": "ValueError",
+        logs.WITHHELD: None,
+    }
+    assert SECRET not in written.getvalue()
+
+
+def test_a_library_repeats_itself_now_and_then_only(written: io.StringIO, clock: Clock) -> None:
+    def tell(level: int = logging.WARNING, fault: bool = False) -> None:
+        logging.getLogger("library").log(level, "once more", exc_info=ValueError() if fault else None)
+
+    for _ in range(100):
+        tell()
+    tell(logging.ERROR)
+    tell(fault=True)
+    clock.now += logs.TELL_EVERY_S
+    tell()
+    tell()
+    assert [(event["level"], event.get("fault"), event.get("count")) for event in lines(written)] == [
+        ("warning", None, None),
+        ("error", None, None),
+        ("warning", "ValueError", None),
+        ("warning", None, 100),
+    ]
+
+
+def test_what_a_destructor_raises_is_named_without_its_text(written: io.StringIO) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise KeyError(SECRET)
+
+        def __repr__(self) -> str:
+            return SECRET
+
+    Broken()
+    gc.collect()
+    (event,) = lines(written)
+    assert (event["event"], event["level"], event["fault"]) == ("exception ignored", "warning", "KeyError")
     assert SECRET not in written.getvalue()
 
 

@@ -27,7 +27,27 @@ SPELLED_OUT = {
     "outcome": metrics.OUTCOMES,
     "ending": metrics.ENDINGS,
     "alarm": metrics.ALARMS,
+    "event": metrics.CONNECTIONS,
 }
+
+
+def test_connections_and_callers_are_counted_by_words_that_are_there_from_the_start() -> None:
+    made = Metrics(LANES)
+    made.add_callers(["erp"])
+    before = made.text().decode()
+    for event in metrics.CONNECTIONS:
+        made.count_connection(event)
+        assert f'pushgate_connections_total{{event="{event}"}} 0.0' in before
+        assert f'pushgate_connections_total{{event="{event}"}} 1.0' in made.text().decode()
+    made.count_request("erp", 429)
+    made.count_request("later", 200)
+    text = made.text().decode()
+    assert 'pushgate_caller_requests_total{caller="erp",status="429"} 0.0' in before
+    assert 'pushgate_caller_requests_total{caller="erp",status="429"} 1.0' in text
+    assert 'pushgate_caller_requests_total{caller="later",status="200"} 1.0' in text
+    assert f'pushgate_caller_requests_total{{caller="{metrics.NOBODY}",status="401"}} 0.0' in text
+    made.add_callers(["erp"])
+    assert made.text().decode() == text
 
 
 def section(title: str) -> str:

@@ -26,7 +26,7 @@ from pushgate.config import Settings
 from pushgate.config.listen import parse_listen
 from pushgate.console.rejections import LATEST_S, MOST_AT_ONCE, Counts, Forgotten, Rejections
 from pushgate.console.remote import NoAnswer, NobodyThere, RemoteRejections
-from pushgate.errors import SpoolError
+from pushgate.errors import ConfigError, SpoolError
 from pushgate.gateway import open_spool
 from pushgate.spool import KnownRejection, Spool
 
@@ -214,7 +214,7 @@ async def _where_they_are(settings: Settings, task: Callable[[Rejections], Await
     """At the gateway that runs, or in the spool where none runs. Raises `Obstacle`."""
     address = settings.management.listen
     if address and parse_listen(address).port:
-        async with RemoteRejections(address) as remote:
+        async with RemoteRejections(address, token=_token(settings)) as remote:
             try:
                 await remote.rejections(limit=1)
             except NobodyThere:
@@ -226,6 +226,15 @@ async def _where_they_are(settings: Settings, task: Callable[[Rejections], Await
         return await task(spool)
     finally:
         await spool.close()
+
+
+def _token(settings: Settings) -> bytes:
+    """What the management port wants to be shown. Raises `Obstacle`."""
+    try:
+        return settings.management.token()
+    except ConfigError as error:
+        (fault,) = error.faults
+        raise Obstacle(f"{fault.path}: {fault.fault}", mend=fault.mend) from error
 
 
 async def _open(settings: Settings, silence: str) -> Spool:

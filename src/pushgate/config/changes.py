@@ -13,6 +13,9 @@ TAKEN_OVER = frozenset(
         "apps",
         "clients",
         "api.tls",
+        "api.trusted_proxies",
+        "api.proxy_header",
+        "management.token_file",
         "delivery.drain_s",
         "rejections.breaker_share",
         "rejections.breaker_count",
@@ -27,8 +30,9 @@ def waiting_for_restart(before: Settings, after: Settings) -> list[str]:
     waiting = list(_changed(before, after, ""))
     if (before.api.tls is None) != (after.api.tls is None):
         waiting.append("api.tls")
-    if "api.auth" in waiting and before.clients != after.clients:
-        waiting.append("clients")
+    if "api.auth" in waiting:  # nothing of who may call is taken over then
+        waiting += ["clients"] if before.clients != after.clients else []
+        waiting += ["api.tls"] if before.api.tls != after.api.tls and "api.tls" not in waiting else []
     return waiting
 
 

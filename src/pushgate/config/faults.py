@@ -18,7 +18,7 @@ from pushgate.config.keys import ANY_ITEM, Key, fields_in, is_mapping, item_of, 
 from pushgate.errors import ConfigFault
 
 HIDDEN = "(not shown)"
-SECRET_FILES = ("password_file", "proxy_login_file")
+SECRET_FILES = ("password_file", "proxy_login_file", "token_file")
 """Where people write the secret itself instead of the name of a file."""
 LONGEST_FILE_NAME = 100
 """Whatever is longer between two slashes is taken for what should be in the file: a key."""

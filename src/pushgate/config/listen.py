@@ -8,14 +8,16 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from pushgate.provider.fields import CaFile
+from pushgate import revocation
+from pushgate.provider.fields import CaFile, OptionalFile, is_given
 
 API_LISTEN = "127.0.0.1:8080"
 MANAGEMENT_LISTEN = "127.0.0.1:8081"
@@ -82,7 +84,9 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def _holds_certificates(path: Path) -> Path:
+def _holds_certificates(path: Path | None) -> Path | None:
+    if path is None:
+        return None
     try:
         x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError as error:
@@ -91,7 +95,9 @@ def _holds_certificates(path: Path) -> Path:
     return path
 
 
-def _holds_open_key(path: Path) -> Path:
+def _holds_open_key(path: Path | None) -> Path | None:
+    if path is None:
+        return None
     try:
         load_pem_private_key(path.read_bytes(), password=None)
     except TypeError as error:
@@ -103,24 +109,77 @@ def _holds_open_key(path: Path) -> Path:
     return path
 
 
+def _holds_lists(path: Path | None) -> Path | None:
+    if path is not None:
+        revocation.read(path)
+    return path
+
+
 class Tls(BaseModel, frozen=True):
-    """The server's certificate, and the authorities whose certificates callers may show."""
+    """The server's certificates, and the authorities whose certificates callers may show."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, hide_input_in_errors=True)
 
     cert_file: Annotated[Path, AfterValidator(_readable), AfterValidator(_holds_certificates)]
     key_file: Annotated[Path, AfterValidator(_readable), AfterValidator(_holds_open_key)]
+    second_cert_file: Annotated[OptionalFile, AfterValidator(_holds_certificates)] = None
+    second_key_file: Annotated[OptionalFile, AfterValidator(_holds_open_key)] = None
     client_ca_file: CaFile = None
+    client_crl_file: Annotated[OptionalFile, AfterValidator(_holds_lists)] = None
+    client_purpose: Literal["client", "any"] = "client"
 
-    @field_validator("key_file")
+    @field_validator("key_file", "second_key_file")
     @classmethod
-    def _key_fits_the_certificate(cls, path: Path, info: ValidationInfo) -> Path:
-        if "cert_file" in info.data:
+    def _key_fits_the_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = str(info.field_name).replace("key", "cert")
+        if path is None:
+            if info.data.get(certificate) is not None:
+                raise ValueError(f"missing: {certificate} needs its key -> name its private key, in PEM form")
+        elif certificate in info.data:
+            if info.data[certificate] is None:
+                raise ValueError(f"does nothing without {certificate} -> set {certificate}, or take it out")
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(info.data["cert_file"], path)
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(info.data[certificate], path)
             except ssl.SSLError as error:
-                if error.reason == "KEY_VALUES_MISMATCH":
-                    raise ValueError("not the key of cert_file -> name the key it was issued for") from error
+                if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+                    raise ValueError(f"not the key of {certificate} -> name the key it was issued for") from error
                 mend = "have a certificate issued that OpenSSL takes (RSA from 2048 bits, or P-256)"
-                raise ValueError(f"OpenSSL refuses it with cert_file ({error.reason}) -> {mend}") from error
+                raise ValueError(f"OpenSSL refuses it with {certificate} ({error.reason}) -> {mend}") from error
         return path
+
+    @field_validator("second_cert_file")
+    @classmethod
+    def _second_is_of_another_kind(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        first: Path | None = info.data.get("cert_file")
+        if path is not None and first is not None and _kind_of_key(path) == _kind_of_key(first):
+            mend = "have one issued for an RSA key and the other for an ECDSA key (P-256), or take the second out"
+            raise ValueError(f"the same kind of key as in cert_file: only one would be used -> {mend}")
+        return path
+
+    @field_validator("client_crl_file")
+    @classmethod
+    def _lists_are_of_authorities(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and not is_given("client_ca_file", info):
+            raise ValueError("does nothing without client_ca_file -> set client_ca_file, or take it out")
+        return path
+
+    @field_validator("client_purpose")
+    @classmethod
+    def _any_purpose_needs_what_it_needs(cls, purpose: str, info: ValidationInfo) -> str:
+        if purpose == "any":
+            if not is_given("client_ca_file", info):
+                raise ValueError("does nothing without client_ca_file -> set client_ca_file, or take it out")
+            if find_spec("OpenSSL") is None:
+                mend = "pip install 'pushgate[any-purpose]'"
+                raise ValueError(f'"any" needs pyOpenSSL, which is not installed -> {mend}')
+        return purpose
+
+    @property
+    def certificates(self) -> list[tuple[Path, Path]]:
+        """Files of each certificate with its chain, and of its key."""
+        pairs = [(self.cert_file, self.key_file), (self.second_cert_file, self.second_key_file)]
+        return [(certificate, key) for certificate, key in pairs if certificate is not None and key is not None]
+
+
+def _kind_of_key(path: Path) -> type[object]:
+    return type(x509.load_pem_x509_certificate(path.read_bytes()).public_key())

@@ -23,6 +23,7 @@ def contradictions(tables: Mapping[str, Any]) -> Iterator[ConfigFault]:
     listed = tables.get("clients")
     clients = [each if isinstance(each, dict) else {} for each in listed] if isinstance(listed, list) else []
     yield from _callers(_text(tables, "api", "auth", default="none"), clients)
+    yield from _pins(tables.get("api"), clients)
     for key in ("name", *IDENTITIES):
         yield from _taken(key, clients)
     for position, client in enumerate(clients):
@@ -50,8 +51,23 @@ def _ports(tables: Mapping[str, Any]) -> Iterator[ConfigFault]:
 
 def _callers(auth: str, clients: Sequence[object]) -> Iterator[ConfigFault]:
     if auth == "none" and clients:
-        mend = 'set auth = "mtls" in [api], or take the clients out'
+        mend = 'set auth = "mtls" or "proxy" in [api], or take the clients out'
         yield ConfigFault("clients", 'they do nothing: api.auth = "none" asks nobody who they are', mend)
+
+
+def _pins(api: object, clients: Sequence[Mapping[str, Any]]) -> Iterator[ConfigFault]:
+    """Certificates for servers are had by anybody who has a name in the DNS: only a fingerprint tells whose it is."""
+    tls = api.get("tls") if isinstance(api, dict) else None
+    if not isinstance(tls, dict) or tls.get("client_purpose") != "any":
+        return
+    mend = "name each caller's key or certificate by spki_sha256 or sha256"
+    if not clients:
+        yield ConfigFault("api.tls.client_purpose", '"any" lets in whoever has a certificate for a server', mend)
+    for position, client in enumerate(clients):
+        for key in ("san", "subject"):
+            if client.get(key):
+                fault = 'not enough with client_purpose = "any": servers of others have certificates too'
+                yield ConfigFault(f"clients[{position}].{key}", fault, mend)
 
 
 def _taken(key: str, clients: Sequence[Mapping[str, Any]]) -> Iterator[ConfigFault]:

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
+from pushgate import revocation
 from pushgate.config.rules import IDENTITIES
 from pushgate.errors import ConfigFault
 from pushgate.provider import apns_settings, fcm_settings
 
 if TYPE_CHECKING:
-    from pushgate.config.settings import Api, AppSettings, Client, Settings
+    from pushgate.config.api_table import Api
+    from pushgate.config.client_table import Client
+    from pushgate.config.management_table import Management
+    from pushgate.config.settings import AppSettings, Settings
     from pushgate.config.spool_table import Spool
 
 
@@ -23,8 +27,8 @@ def describe(settings: Settings) -> str:
 
 
 def overdue(settings: Settings, *, now: float) -> list[ConfigFault]:
-    """What does not keep a gateway from starting, but keeps an app from sending: certificates that have expired."""
-    late = []
+    """What does not keep a gateway from starting, but keeps an app from sending, or callers out: what has expired."""
+    late = list(_lists_of_before(settings, now=now))
     for app_id, app in settings.apps.items():
         shown = apns_settings.client_certificate(app) if isinstance(app, apns_settings.Settings) else None
         if shown is not None and shown.expires_at <= now:
@@ -34,15 +38,27 @@ def overdue(settings: Settings, *, now: float) -> list[ConfigFault]:
     return late
 
 
+def _lists_of_before(settings: Settings, *, now: float) -> Iterator[ConfigFault]:
+    path = None if settings.api.tls is None else settings.api.tls.client_crl_file
+    if path is not None:
+        for issuer, end in revocation.read(path).ends().items():
+            if end <= now:
+                day = f"{datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC"
+                fault = f"the list of {issuer} has ended on {day}: its callers are refused"
+                yield ConfigFault("api.tls.client_crl_file", fault, "fetch the new list")
+
+
 def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     """The same as pairs of kind and text."""
     api = settings.api
     yield "listen", f"{api.listen}, {'TLS' if api.tls else 'no TLS'}, paths under {api.base_path}/push/v1"
     yield "callers", _callers(api, settings.clients)
+    if api.tls is not None and api.tls.client_crl_file is not None:
+        yield "revoked", f"those that {api.tls.client_crl_file} lists"
     for client in settings.clients:
         yield "client", _client(client)
     yield "limits", f"{api.max_request_kb} KB a request, {api.max_notification_kb} KB a notification"
-    yield "management", settings.management.listen or "off"
+    yield "management", _management(settings.management)
     where = settings.spool.sqlite_path or "in memory: every stop loses what waits"
     on_disk = ", encrypted" if settings.spool.is_encrypted else ""
     yield "spool", f"{where}, a delivery is tried for {settings.spool.max_age_s} s at most{on_disk}"
@@ -55,6 +71,11 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "app", "none: every notification will be refused"
 
 
+def _management(management: Management) -> str:
+    asks = ", with a token" if management.token_file else ""
+    return f"{management.listen}{asks}" if management.listen else "off"
+
+
 def _room(spool: Spool) -> str:
     most = f"{spool.max_waiting} deliveries" if spool.max_waiting else "any number of deliveries"
     return f"{most}, {spool.max_mb} MB" if spool.max_mb else f"{most}, as long as the disk has space"
@@ -63,11 +84,13 @@ def _room(spool: Spool) -> str:
 def _callers(api: Api, clients: tuple[Client, ...]) -> str:
     match api.auth:
         case "mtls" if clients:
-            return "those below, by client certificate"
+            purpose = " of any purpose" if api.tls and api.tls.client_purpose == "any" else ""
+            return f"those below, by client certificate{purpose}"
         case "mtls":
             return "every client certificate that client_ca_file vouches for"
         case "proxy":
-            return "those that the proxy vouches for"
+            known = "those below" if clients else "every one"
+            return f"{known}, by what {', '.join(api.trusted_proxies)} tell in the header of {api.proxy_header}"
         case "none":
             return "anybody who reaches the port"
         case _:
@@ -77,7 +100,8 @@ def _callers(api: Api, clients: tuple[Client, ...]) -> str:
 def _client(client: Client) -> str:
     known_by = next(f"{key} {getattr(client, key)}" for key in IDENTITIES if getattr(client, key))
     kinds = "plain and sealed" if client.plain else "sealed only"
-    return f"{client.name}: {known_by}; apps {', '.join(client.apps)}; {kinds}"
+    often = f"; {client.rate_per_s:g} requests a second, {client.at_once:g} at once" if client.rate_per_s else ""
+    return f"{client.name}: {known_by}; apps {', '.join(client.apps)}; {kinds}{often}"
 
 
 def _app(app: AppSettings) -> str:

@@ -7,7 +7,8 @@ GET /rejections            what is remembered of dead pushkeys (app, prefix, aft
 GET /rejections/count      how much of it, by app and reason
 POST /rejections/forget    forget it ({"app", "prefix", "since"})
 
-What concerns rejections is for this machine only (`guard`).
+Whatever is not about health wants the token of the port, where it has one. What concerns rejections is for this machine
+only, besides (`guard`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 ANSWER_WITHIN_S = 60.0
 READ = ("GET", "HEAD")
+HEALTH = ("/health/live", "/health/ready")
+"""Open to all who reach the port: supervisors have no token."""
 
 
 class _Answer(Struct, frozen=True):
@@ -52,15 +55,21 @@ class Console:
         metrics: Callable[[], bytes],
         rejections: Rejections | None = None,
         address: str = "",
+        token: bytes = b"",
     ) -> None:
         """`unready` says why no notifications are taken, or None; `metrics` gives the text of all metrics.
 
-        `rejections` is the spool, `address` where this port listens: the pages about rejections need both.
+        `rejections` is the spool, `address` where this port listens: the pages about rejections need both. `token` has
+        to be shown for all but health; nothing has where it is empty.
         """
         self._unready = unready
         self._metrics = metrics
         self._pages = None if rejections is None else Pages(rejections)
-        self._guard = Guard(address)
+        self._guard = Guard(address, token=token)
+
+    def change_token(self, token: bytes) -> None:
+        """Want another one from now on."""
+        self._guard.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -81,7 +90,9 @@ class Console:
 
     async def _answer(self, scope: Scope, receive: Receive) -> _Answer:
         path, method = scope["path"], scope["method"]
-        if path in ("/health/live", "/health/ready", "/metrics"):
+        if path not in HEALTH:
+            self._guard.check_token(scope)
+        if path in (*HEALTH, "/metrics"):
             _check_method(method, READ)
             return self._health_or_metrics(path)
         if self._pages is None or path not in ("/rejections", "/rejections/count", "/rejections/forget"):
@@ -120,6 +131,8 @@ def _refusal(refused: RequestError) -> _Answer:
     headers = []
     if refused.status == 405 and refused.details is not None:
         headers.append((b"allow", str(refused.details["allow"]).encode()))
+    if refused.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if refused.status != 400:
         headers.append((b"connection", b"close"))  # the body, if it has one, was not read
     return _json(refused.status, {"error": refused.error}, headers)

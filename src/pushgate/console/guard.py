@@ -1,5 +1,6 @@
-"""Who may ask about rejections: programs on this machine, no browser, no stranger, nobody behind a proxy.
+"""Who may ask on the management port: whoever shows its token, where it has one.
 
+About rejections only programs on this machine may ask: no browser, no stranger, nobody behind a proxy.
 A page in a browser can send requests to any port of the machine it runs on. It cannot leave out `Origin` when it posts,
 cannot send JSON to a foreign port without asking first, and the name that it was lured by stands in `Host` (DNS
 rebinding). Who comes from elsewhere is known by the address.
@@ -8,6 +9,7 @@ rebinding). Who comes from elsewhere is known by the address.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,10 +27,20 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+))(?::[0-9]
 class Guard:
     """Lets through who may ask on one port. Raises `RequestError`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, token: bytes) -> None:
         """`address` is where the port listens: `host:port`, IPv6 in brackets."""
+        self.token = token
+        """What has to be shown; nothing where it is empty. May be replaced at any time."""
         host = _host_in(address)
         self._own_host = "" if host in ("0.0.0.0", "::") else host  # noqa: S104 - as a name it is nobody's
+
+    def check_token(self, scope: Mapping[str, Any]) -> None:
+        """Raises `RequestError` 401 where the token is not shown (RFC 6750 §2.1)."""
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, credentials = shown[0].partition(b" ") if len(shown) == 1 else (b"", b"", b"")
+        fits = hmac.compare_digest(credentials.strip(), self.token)
+        if self.token and not (fits and scheme.lower() == b"bearer"):
+            raise RequestError(401, "This port wants its token: send Authorization: Bearer, then what its file holds.")
 
     def check(self, scope: Mapping[str, Any]) -> None:
         """Raises `RequestError` 403 with the reason."""

@@ -31,13 +31,17 @@ class NoAnswer(PushgateError):  # noqa: N818 - what was found
 class RemoteRejections:
     """See `console.rejections.Rejections`. Raises `NobodyThere` or `NoAnswer`."""
 
-    def __init__(self, address: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """`address` is `host:port`, as the gateway's `management.listen`. `transport`: another way than TCP."""
+    def __init__(self, address: str, *, token: bytes = b"", transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """`address` is `host:port`, as the gateway's `management.listen`. `transport`: another way than TCP.
+
+        `token` is what the port wants to be shown, empty where it wants none.
+        """
         host, _, port = address.rpartition(":")
         local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - where such a port is reached
         self._url = f"http://{local}:{port}"
         self._http = httpx.AsyncClient(
             base_url=self._url,
+            headers={"Authorization": f"Bearer {token.decode()}"} if token else {},
             timeout=ANSWER_WITHIN_S,
             trust_env=False,
             follow_redirects=False,

@@ -62,10 +62,9 @@ def shared_responses(*, knows_repeats: bool) -> Json:
             None,
         ),
         "429": (
-            "Reserved by the contract for a caller over its limit. This gateway has no such limit yet and sends it to "
-            "nobody. Nothing would have been taken.",
-            "Be ready for it: wait as long as `Retry-After` says, then send it again.",
-            None,
+            "You send more requests a second than the operator lets you. Nothing was taken. Others are not held up.",
+            "Wait as long as `Retry-After` says, then send it again. A batch counts as one request, so send batches.",
+            {"error": server.TOO_OFTEN},
         ),
         "500": (
             "A fault of the gateway. Perhaps nothing was taken.",

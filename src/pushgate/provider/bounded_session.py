@@ -1,6 +1,8 @@
 """A `requests` session that no endpoint can hold up or fill: one deadline, so many bytes, nothing unpacked.
 
-A timeout of `requests` begins anew with each byte that arrives and counts none of them.
+A timeout of `requests` begins anew with each byte that arrives and counts none of them. The environment has no say:
+neither in the way (HTTPS_PROXY), nor in the trust (REQUESTS_CA_BUNDLE), nor in a login (.netrc), and SSLKEYLOGFILE
+gets no secrets.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import socket
+import ssl
 import time
 from http.client import HTTPResponse
 from typing import Any
@@ -18,13 +21,16 @@ READ_TIMEOUT_S = 5
 """Of one read."""
 
 
-def bounded_session(*, deadline_s: float, max_bytes: int) -> requests.Session:
-    """A session for one fetch, which ends by the deadline and reads no more than that many bytes, heads included."""
+def bounded_session(*, deadline_s: float, max_bytes: int, tls: ssl.SSLContext) -> requests.Session:
+    """A session for one fetch, which ends by the deadline and reads no more than that many bytes, heads included.
+
+    `tls` says whom to trust, alone: what `requests` calls `verify` changes nothing.
+    """
     session = requests.Session()
-    adapter = _BoundedAdapter(deadline_s, max_bytes)
+    session.trust_env = False
+    adapter = _BoundedAdapter(deadline_s, max_bytes, tls)
     session.mount("https://", adapter)
     session.mount("http://", adapter)  # of a metadata server
-    session.auth = lambda request: request  # none, or requests would look into .netrc
     session.headers["Accept-Encoding"] = "identity"
     return session
 
@@ -36,10 +42,11 @@ class _ExcessError(Exception):
 class _BoundedAdapter(requests.adapters.HTTPAdapter):
     """Meters all that comes from the network. A timeout alone begins anew with each byte, and counts none."""
 
-    def __init__(self, deadline_s: float, max_bytes: int) -> None:
+    def __init__(self, deadline_s: float, max_bytes: int, tls: ssl.SSLContext) -> None:
         super().__init__()
         self._deadline = time.monotonic() + deadline_s
         self._room_bytes = max_bytes
+        self._tls = tls
 
     def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
         """The answer to one request. Raises what `requests` raises, and _ExcessError."""
@@ -49,6 +56,14 @@ class _BoundedAdapter(requests.adapters.HTTPAdapter):
             response.close()
             raise _ExcessError("an answer that unpacks to any length")
         return response
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """Our TLS in place of what `requests` would make of its arguments."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"ssl_context": self._tls}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing is added to what our TLS trusts."""
 
     def get_connection_with_tls_context(self, *args: Any, **more: Any) -> Any:
         """A pool of `requests`, whose connections read through the meter: the answer of a proxy too."""

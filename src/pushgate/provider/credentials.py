@@ -33,6 +33,7 @@ from msgspec import Struct
 from pushgate.errors import CredentialError
 from pushgate.provider.bounded_session import bounded_session
 from pushgate.provider.key_files import ProxyLogin, ServiceAccount
+from pushgate.provider.peer import tls_context
 
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -247,8 +248,7 @@ async def _in_daemon_thread(fetch: Callable[[], Fetched]) -> Fetched:
 class Way(Struct, frozen=True):
     """How the token endpoint is reached: whom to trust (None: the system's CAs), and through which proxy.
 
-    What is None here may be said by the environment instead (REQUESTS_CA_BUNDLE, HTTPS_PROXY). No login is taken
-    from a .netrc file.
+    As the provider itself is. The environment has no say in it (HTTPS_PROXY, REQUESTS_CA_BUNDLE, .netrc).
     """
 
     ca_file: Path | None = None
@@ -280,15 +280,12 @@ def _default_credentials(request: transport.Request) -> Credentials:
 
 
 def _fetch(credentials: Callable[[transport.Request], Credentials], *, way: Way) -> Fetched:
-    verify: bool | str = str(way.ca_file) if way.ca_file else True
     proxies = {"https": _proxy_url(way.proxy)} if way.proxy else {}
     try:
-        with bounded_session(deadline_s=FETCH_DEADLINE_S, max_bytes=MAX_ANSWER_BYTES) as session:
+        tls = tls_context(ca_file=way.ca_file)
+        with bounded_session(deadline_s=FETCH_DEADLINE_S, max_bytes=MAX_ANSWER_BYTES, tls=tls) as session:
             plain = transport.requests.Request(session)
-            # said with each request: the environment would override what the session says
-            ask = functools.partial(
-                plain, timeout=FETCH_TIMEOUT_S, verify=verify, proxies=proxies, allow_redirects=False
-            )
+            ask = functools.partial(plain, timeout=FETCH_TIMEOUT_S, proxies=proxies, allow_redirects=False)
             request = cast(transport.Request, ask)
             found = credentials(request)
             found.refresh(request)  # type: ignore[no-untyped-call] # google-auth has no types there

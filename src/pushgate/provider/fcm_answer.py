@@ -37,7 +37,9 @@ _CAUSES = {
     (503, "UNAVAILABLE"): Cause.PROVIDER,
 }
 
-REASONS = frozenset(reason for _, reason in (_REJECTED | _CAUSES.keys())) | {"INVALID_ARGUMENT", NO_NAME} | STATUS_REASONS
+REASONS = (
+    frozenset(reason for _, reason in (_REJECTED | _CAUSES.keys())) | {"INVALID_ARGUMENT", NO_NAME} | STATUS_REASONS
+)
 """Every reason that `classify` gives."""
 
 

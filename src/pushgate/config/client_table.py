@@ -1,0 +1,68 @@
+"""The table of a caller: how its certificate is known, and what it may do.
+
+A validator's error says "what is wrong -> how to mend it".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from cryptography import x509
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+def _fingerprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if text and not _FINGERPRINT.fullmatch(digits):
+        raise ValueError("not a SHA-256 fingerprint -> write its 64 hexadecimal digits")
+    return digits
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        mend = "write 1 to 64 letters, digits and . _ -, as it shall stand in logs and metrics"
+        raise ValueError(f"not a name -> {mend}")
+    return name
+
+
+def _subject(subject: str) -> str:
+    try:
+        return x509.Name.from_rfc4514_string(subject).rfc4514_string()
+    except ValueError as error:
+        mend = 'write it as in RFC 4514, for example "CN=erp.example.de,O=Example,C=DE"'
+        raise ValueError(f"not the subject of a certificate -> {mend}") from error
+
+
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+
+
+class Client(BaseModel, frozen=True):
+    """One caller."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+    name: Annotated[str, AfterValidator(_name)]
+    san: str = ""
+    subject: Annotated[str, AfterValidator(_subject)] = ""
+    sha256: Fingerprint = ""
+    spki_sha256: Fingerprint = ""
+    apps: tuple[str, ...] = ("*",)
+    plain: bool = True
+    rate_per_s: float = Field(default=0, ge=0, le=1_000_000)
+    burst: int = Field(default=0, ge=0, le=1_000_000)
+
+    @field_validator("burst")
+    @classmethod
+    def _burst_goes_with_a_rate(cls, burst: int, info: ValidationInfo) -> int:
+        if burst and info.data.get("rate_per_s") == 0:
+            raise ValueError("does nothing without rate_per_s -> set rate_per_s, or take it out")
+        return burst
+
+    @property
+    def at_once(self) -> float:
+        """How many requests it may make at once: one second's worth, and one at least, where nothing else is said."""
+        return float(self.burst) or max(self.rate_per_s, 1.0)
