@@ -48,7 +48,6 @@ def test_only_the_headers_of_the_style_are_read() -> None:
         (Style.NGINX, [(CERT, b"c"), (VERIFY, b"NONE"), (VERIFY, b"SUCCESS")]),
         (Style.NGINX, [(XFCC, b"Hash=ab")]),
     ],
-    ids=lambda value: value.replace(ESCAPED, "certificate").replace(HASH, "hash").replace(OTHER.sha256, "other"),
 )
 def test_a_header_that_is_missing_or_comes_twice_is_none(style: Style, headers: list[tuple[bytes, bytes]]) -> None:
     assert values_of(style, headers) is None
