@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import structlog
 
 from pushgate import cli, gateway, intake, lane, metrics, settling, wire
-from pushgate.commands import serve
+from pushgate.commands import check_config, serve
 from pushgate.errors import RequestError
 from pushgate.health import Health
 from pushgate.provider import apns, credentials
@@ -134,13 +134,19 @@ class Plan:
         put_in(Committer, "_commit", broken_commit)
 
     def _elsewhere(self) -> None:
-        load, text = getattr(serve, "load"), metrics.Metrics.text  # noqa: B009 - it is not exported
+        load, first_load = getattr(serve, "load"), getattr(check_config, "load")  # noqa: B009 - not exported
+        text = metrics.Metrics.text
         watch, open_spool, fetch = Health.watch, gateway.open_spool, credentials._fetch
 
         def broken_load(path: Path, *, environ: Mapping[str, str]) -> Any:
             if "reload" in self.spots:  # the first one is not made here
                 self.broken()
             return load(path, environ=environ)
+
+        def broken_first_load(path: Path, *, environ: Mapping[str, str]) -> Any:
+            if "load" in self.spots:
+                self.broken()
+            return first_load(path, environ=environ)
 
         def broken_text(own: metrics.Metrics) -> bytes:
             if "metrics" in self.spots:
@@ -167,6 +173,7 @@ class Plan:
             return fetch(*values, **more)
 
         put_in(serve, "load", broken_load)
+        put_in(check_config, "load", broken_first_load)
         put_in(metrics.Metrics, "text", broken_text)
         put_in(Health, "watch", broken_watch)
         put_in(gateway, "open_spool", broken_open)
@@ -254,4 +261,5 @@ PLANTED: Mapping[str, Callable[[str], object]] = {
 
 if __name__ == "__main__":
     Plan(Path(sys.argv[1])).install()
-    sys.exit(cli.run(sys.argv[2:]))
+    sys.argv = ["pushgate", *sys.argv[2:]]
+    cli.main()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,7 +33,7 @@ http {{
 
 
 @asynccontextmanager
-async def nginx(folder: Path, http: str, *, port: int) -> AsyncIterator[None]:
+async def nginx(folder: Path, http: str, *, port: int) -> AsyncIterator[Process]:
     """nginx with this in its `http` block, from when it listens on the port until it has ended."""
     folder.mkdir(exist_ok=True)
     config = folder / "nginx.conf"
@@ -47,7 +47,7 @@ async def nginx(folder: Path, http: str, *, port: int) -> AsyncIterator[None]:
             while not await _listens(port):
                 assert process.returncode is None, (folder / "error.log").read_text()
                 await asyncio.sleep(0.02)
-        yield
+        yield process
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGQUIT)

@@ -6,8 +6,10 @@ import asyncio
 import ipaddress
 import json
 import re
+import signal
 import socket
-from asyncio.subprocess import PIPE
+import ssl
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,7 +29,7 @@ from tests.certificates import BRAINPOOL, Authority, Leaf
 from tests.nginx import nginx
 from tests.processes import free_port
 from tests.samples import batch, body, encrypted, plain
-from tests.tls_server import client_tls
+from tests.tls_server import asking, client_tls
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "who-may-call.md").read_text()
 AUTHORITY = Authority()
@@ -43,8 +45,9 @@ TRUSTED = [ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("fd00::/64")]
 class Front:
     """nginx in front of a gateway."""
 
-    def __init__(self, api: Api, port: int, folder: Path) -> None:
+    def __init__(self, api: Api, port: int, folder: Path, process: Process) -> None:
         self.api = api
+        self.process = process
         self.port = port
         self.folder = folder
 
@@ -72,8 +75,8 @@ async def front(folder: Path, *, lists: bytes = b"") -> AsyncIterator[Front]:
         port = free_port()
         http = found[1].replace("/etc/nginx/", f"{folder}/").replace("10.0.0.8:8080", f"127.0.0.1:{api.port}")
         http = http.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
-        async with nginx(folder / "nginx", http, port=port):
-            yield Front(api, port, folder)
+        async with nginx(folder / "nginx", http, port=port) as process:
+            yield Front(api, port, folder, process)
 
 
 def forged(leaf: Leaf, *, verify: str = "SUCCESS") -> dict[str, str]:
@@ -119,6 +122,30 @@ async def test_certificates_that_nginx_refuses_are_401_in_the_words_of_the_api(t
                 assert (answer.status_code, answer.json()) == (401, {"error": UNAUTHENTICATED})
                 assert answer.headers["content-type"] == "application/json"
         assert this.counted("(nobody)", 401) == 0  # they do not come as far as us
+
+
+async def test_a_list_that_nginx_loads_counts_for_those_who_come_back_with_a_ticket(tmp_path: Path) -> None:
+    """What the page says of tickets. The workers of before may take a few connections more."""
+    async with front(tmp_path) as this:
+        tls = client_tls(AUTHORITY, ERP, tmp_path)
+        status, _, ticket = await asking(this.port, tls)
+        assert (status, (await asking(this.port, tls, ticket))[0]) == (404, 404)  # known: there is nothing at /
+        (tmp_path / "clients-crl.pem").write_bytes(AUTHORITY.revocation_list(ERP))
+        this.process.send_signal(signal.SIGHUP)
+        refused = 0
+        async with asyncio.timeout(10):
+            while refused < 10:
+                answer = await asyncio.to_thread(ask_with, this.port, tls, ticket)
+                refused = refused + 1 if answer.startswith(b"HTTP/1.1 401 ") else 0
+                await asyncio.sleep(0.02)
+
+
+def ask_with(port: int, tls: ssl.SSLContext, ticket: ssl.SSLSession | None) -> bytes:
+    """The answer, whether the ticket was taken or not."""
+    plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+    with tls.wrap_socket(plain, server_hostname="localhost", session=ticket) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return connection.recv(65536)
 
 
 async def test_a_certificate_on_a_curve_that_only_nginx_takes_is_known(tmp_path: Path) -> None:

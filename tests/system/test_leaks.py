@@ -19,7 +19,8 @@ from pushgate.config import Settings
 from pushgate.config.keys import keys_of
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
 from tests.leak_launcher import PLANTED
-from tests.leak_stage import ANSWERS, ECHOED, OLD, PROXIED, WRONG, Observed, observed
+from tests.leak_stage import Observed, observed
+from tests.leak_surroundings import ANSWERS, ECHOED, MIRRORED, OLD, PROXIED, WRONG
 from tests.leaks import Trail, secret
 from tests.processes import pushgate
 
@@ -55,7 +56,7 @@ async def talk(this: Observed) -> None:
     assert await this.ask("POST", path, asked=asked, json={"notification": patient.plain(apns, fcm)}) == 200
     assert await this.notify("apns") == 200
     assert await this.notify("fcm", app_id=FCM_APP_ID) == 200
-    for app_id in (WRONG, OLD, PROXIED, ECHOED):
+    for app_id in (WRONG, OLD, PROXIED, MIRRORED, ECHOED):
         assert await this.notify("elsewhere", app_id=app_id) == 200
     assert await this.notify(*(f"apns {name}" for name in ANSWERS)) == 200
     assert await this.notify(*(f"fcm {name}" for name in ANSWERS), app_id=FCM_APP_ID) == 200
@@ -147,8 +148,8 @@ async def test_whatever_happens_nothing_is_told(tmp_path: Path, trail: Trail, le
         assert await this.end() == 0
         assert list((this.folder / "tmp").iterdir()) == [], "no file is left, and none for the secrets of TLS"
     assert len(trail.paths) > 60
-    if level != "error":
-        assert "lane pauses" in this.output
+    for app_id in (WRONG, ECHOED, MIRRORED):
+        assert f"lane={app_id}" in this.output or f'"lane": "{app_id}"' in this.output
     assert "Traceback" not in this.output
 
 

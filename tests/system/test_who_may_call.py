@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.certificates import BRAINPOOL, DAY, Authority, Leaf
+from tests.certificates import BRAINPOOL, DAY, SERVER, Authority, Leaf
 from tests.openssl import E_REZEPT, s_client
 from tests.processes import Run, free_port, pushgate, sealed, staged
 from tests.tls_server import asking, client_tls
@@ -188,6 +188,33 @@ async def test_a_list_that_has_ended_is_said_and_keeps_out_a_broken_one_is_refus
                 await asyncio.sleep(0.05)
         assert run.events("configuration refused")[0]["at"] == "api.tls.client_crl_file"
         assert (await asking(run.port, trust(run, ERP)))[0] == 404
+        assert await run.end() == 0
+
+
+# --- certificates for servers ------------------------------------------------------------------------------------
+
+
+async def test_certificates_for_servers_come_in_by_their_fingerprint_until_they_are_revoked(tmp_path: Path) -> None:
+    leaf = AUTHORITY.issue("zeta.example.org", uses=[SERVER])
+    (tmp_path / "crl.pem").write_bytes(AUTHORITY.revocation_list())
+    tables = 'client_crl_file = "crl.pem"\nclient_purpose = "any"'
+    async with prepared(tmp_path, tls=tables) as run:
+        text = run.stage.config_file.read_text()
+        pin = f'[[clients]]\nname = "zeta"\nspki_sha256 = "{leaf.spki_sha256}"\n'
+        run.stage.config_file.write_text(text[: text.index("[[clients]]")] + pin)
+        await run.start()
+        files, ca_file = leaf.write(tmp_path, "zeta"), run.stage.ca_file
+        said = await s_client(run.port, e_rezept_request(1, run.port), *E_REZEPT, ca_file=ca_file, caller=files)
+        assert (said.status, json.loads(said.body)["summary"]["successful"]) == (200, 1), said.log
+        assert (await asking(run.port, trust(run, ERP)))[0] == 401, "for clients, and not named"
+        async with caller(run, leaf) as kept:
+            assert await statuses(kept, 3) == [200] * 3
+            (tmp_path / "crl.pem").write_bytes(AUTHORITY.revocation_list(leaf))
+            await taken_over(run, 1)
+            assert await statuses(kept, 1) == [401]
+        with pytest.raises(OSError):
+            await asking(run.port, trust(run, leaf))
+        assert run.events("handshakes failed")[0]["reason"] == "certificate revoked"
         assert await run.end() == 0
 
 
