@@ -56,8 +56,8 @@ COMPILE := $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 lock: ## Pin the dependencies anew: what runs (with what builds it), and what develops
 	$(PY) -m pip install --quiet pip-tools
-	$(COMPILE) --build-deps-for wheel --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra any-purpose --build-deps-for wheel --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra any-purpose --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 sbom: $(STAMP) ## What runs, as a software bill of materials (CycloneDX JSON) in dist/
 	@mkdir -p dist

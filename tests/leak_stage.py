@@ -76,7 +76,7 @@ class Observed:
                 stdout=output,
                 stderr=output,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(LAUNCHER.parents[1]), **own, **(environ or {})},
+                env={**os.environ, **own, **(environ or {})},
             )
         self.name = name
 
