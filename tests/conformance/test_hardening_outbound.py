@@ -172,7 +172,7 @@ async def test_a_provider_that_never_stops_is_left(landscape: Landscape, opened:
         async with asyncio.timeout(30):
             while not peer.is_left:
                 await asyncio.sleep(0.05)
-        assert peer.sent_bytes < 30_000_000
+        assert peer.sent_bytes < (3_000_000 if flood is FLOODS["interim answers with much to say"] else 30_000_000)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 40_000
 
 

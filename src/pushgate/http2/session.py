@@ -179,7 +179,8 @@ class Session:
                 if status < 200:
                     if ends or status == 101:
                         raise Malformed("interim answer as the last one")
-                    self._waste()
+                    for _ in range(1 + len(block) // 1024):
+                        self._waste()  # it costs what it costs to decode
                     return
                 stream.status, stream.block = status, block
                 if status >= 300:
