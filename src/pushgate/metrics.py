@@ -112,7 +112,8 @@ class Metrics:
             self.attempt_seconds[lane] = self._seconds.labels(lane)
             self.alarms |= {(lane, kind): self._alarm.labels(lane, kind) for kind in ALARMS}
             self.in_flight[lane] = self._flying.labels(lane)
-        self.backlog({})
+            self._waiting.labels(lane)
+            self._oldest.labels(lane)
 
     def add_callers(self, names: Iterable[str]) -> None:
         """Create the series of these callers at zero, where they are new: names from the configuration, no others."""

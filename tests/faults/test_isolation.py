@@ -42,7 +42,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 WAITING = 100_000
 DURING_S = 6.0
 START_S = 2.0
-"""From request to arrival at most, where everything begins at the same time."""
+"""From request to arrival at most, where a hundred full lanes begin at the same time."""
+SHARED_S = 1.0
+"""The same beside a sick lane on the same connections: it was 10 s while it could take all of them."""
 DEVICES = 200
 TIMEOUT_S = 2
 """For an answer of the sick provider: so that what hangs is given up and tried again while it is measured."""
@@ -254,4 +256,4 @@ async def test_a_sick_lane_of_the_same_key_delays_no_other(tmp_path: Path, step:
         paused = [event["lane"] for event in run.events("lane pauses")]
         await run.kill()
     assert APNS_APP_ID not in paused
-    assert times.p99_s < START_S
+    assert times.p99_s < SHARED_S

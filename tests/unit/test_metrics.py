@@ -142,3 +142,19 @@ def test_the_page_has_every_event_at_warning_or_above_with_its_level_and_no_othe
     written = {(quoted(row[0])[0], level) for row in rows("Events") for level in re.split(r", ", row[1])}
     assert written == set(logged())
     assert all(len(row) == 4 and all(row) for row in rows("Events"))
+
+
+def test_a_lane_that_comes_later_leaves_the_others_as_they_are() -> None:
+    metrics = Metrics(["first"])
+    metrics.backlog({"first": (7, 1.5)})
+    metrics.endings[("first", "expired")].inc()
+    metrics.add(["first", "second"])
+    text = metrics.text().decode()
+    for line in (
+        'pushgate_waiting{lane="first"} 7.0',
+        'pushgate_oldest_waiting_seconds{lane="first"} 1.5',
+        'pushgate_deliveries_total{ending="expired",lane="first"} 1.0',
+        'pushgate_waiting{lane="second"} 0.0',
+        'pushgate_deliveries_total{ending="expired",lane="second"} 0.0',
+    ):
+        assert line in text
