@@ -340,10 +340,3 @@ async def test_a_configured_proxy_is_used_whatever_the_environment_says(
         there = opened("fcm", endpoint=f"https://127.0.0.1:{google.port}", proxy=f"http://127.0.0.1:{proxy.port}")
         assert await there.send(to_fcm()) == Accepted()
     assert proxy.connections == 2
-
-
-def test_the_number_of_cases(capsys: pytest.CaptureFixture[str]) -> None:
-    tls = 2 * 2 * (len(FLAWS) + 2) + len(FLAWS) + 2
-    with capsys.disabled():
-        print(f"\nfloods: {len(FLOODS)} of a provider, {len(LINES)} of a token endpoint, {2 * len(LINES)} of a proxy")
-        print(f"redirects: 16, certificates and versions of TLS: {tls}")
