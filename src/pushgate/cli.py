@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -46,4 +48,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the `pushgate` command."""
+    sys.excepthook = _unexpected
     sys.exit(run())
+
+
+def _unexpected(kind: type[BaseException], fault: BaseException | None, trace: TracebackType | None) -> None:
+    """A bug: its type and its places, and not what it says, for that may be a secret of the configuration."""
+    frames = traceback.extract_tb(trace)[-8:]
+    places = [f"  {each.filename.rpartition('/')[2]}:{each.lineno} {each.name}" for each in frames]
+    sys.stderr.write("\n".join([f"pushgate failed unexpectedly: {kind.__name__}", *places, ""]))

@@ -33,6 +33,12 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_SENT_AHEAD = 16
 """Requests that may wait for the answer of the one before them (pipelining)."""
 
+SENT_WITHIN_S = 30.0
+"""So soon a caller must take what it is owed: what the system does not hold of it waits in memory."""
+
+_VERSIONS = ("1.0", "1.1")
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+"""What may stand in `Host` (RFC 9110 §7.2): no blank, no slash, no login."""
 _UPGRADE = re.compile(rb"(?i)\r\n(upgrade|http2-settings):[^\r\n]*")
 
 
@@ -49,6 +55,7 @@ class _Protocol(HttpToolsProtocol):
     _bodiless_bytes = 0
     """What came inside a message and was no body: trailers, sizes of chunks."""
     _head_timer: asyncio.TimerHandle | None = None
+    _sent_timer: asyncio.TimerHandle | None = None
     home: _Server
     accepted_with: Tls | None = None
     """What let the caller in."""
@@ -61,6 +68,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
+        self._is_read_again()
         self.home.places.leave(self)
         super().connection_lost(exc)
 
@@ -103,7 +111,17 @@ class _Protocol(HttpToolsProtocol):
         if self._in_head:  # trailers are not kept
             super().on_header(name, value)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._sent_timer is None:
+            self._sent_timer = self.loop.call_later(SENT_WITHIN_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_read_again()
+
     def on_headers_complete(self) -> None:
+        self._require_http_1()
         self._in_head = False
         self._head_is_here()
         self.home.places.settle(self)
@@ -127,6 +145,9 @@ class _Protocol(HttpToolsProtocol):
             self.transport.abort()  # an answer now would be taken for that of a request before it
             return
         before = cast(RequestResponseCycle | None, self.cycle)
+        if before is not None and before.response_started and not before.response_complete:
+            self.transport.close()  # it was refused, and has its answer: a second one would be for no request
+            return
         if before is not None and not before.response_complete and not before.more_body:
             before.keep_alive = False  # the request before it is valid: it gets its answer, then we close
             self.flow.pause_reading()
@@ -138,6 +159,22 @@ class _Protocol(HttpToolsProtocol):
             b"content-length: %d\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()
+
+    def _require_http_1(self) -> None:
+        """Raises `ValueError` for what is no request of HTTP/1.1 or 1.0: the parser takes more (RFC 9112 §3.2)."""
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if version not in _VERSIONS or len(hosts) > 1 or (not hosts and version == "1.1"):
+            raise ValueError("not HTTP/1")
+        if hosts and _HOST.fullmatch(hosts[0]) is None:
+            raise ValueError("not a host")
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110 §10.1.1
+
+    def _is_read_again(self) -> None:
+        if self._sent_timer is not None:
+            self._sent_timer.cancel()
+            self._sent_timer = None
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

@@ -148,6 +148,8 @@ class Application:
     def _find(self, scope: Scope, caller: Caller) -> _Route | Document:
         """What is asked for, if this caller may have it now. Raises `RequestError`."""
         path, method = scope["path"], scope["method"]
+        if b"%" in scope.get("raw_path", b""):
+            path = ""  # a rule of a proxy in front sees it as it was written, so we take it by no other spelling
         if (document := self._documents.get(path)) is not None:
             if method not in ("GET", "HEAD"):
                 raise _wrong_method("GET, HEAD")

@@ -224,7 +224,7 @@ async def test_faults_of_our_own_are_named_without_what_they_say(
     assert "Traceback" not in this.output
 
 
-@pytest.mark.parametrize("spot", ["main", "start", "spool thread", "abort"])
+@pytest.mark.parametrize("spot", ["load", "main", "start", "spool thread", "abort"])
 async def test_a_crash_is_named_without_what_it_says(tmp_path: Path, trail: Trail, spot: str) -> None:
     async with observed(tmp_path, trail) as this:
         await this.start(f"crash: {spot}", environ={"PYTHONFAULTHANDLER": "1"}, plan=plan(this, spot))
@@ -240,7 +240,8 @@ async def test_a_crash_is_named_without_what_it_says(tmp_path: Path, trail: Trai
             await this.process.wait()
         code = await this.end()
     assert code == (-signal.SIGABRT if spot == "abort" else 1)
-    assert ("Fatal Python error: Aborted" if spot == "abort" else "crashed") in this.output
+    words = {"abort": "Fatal Python error: Aborted", "load": "pushgate failed unexpectedly: RuntimeError"}
+    assert words.get(spot, "crashed") in this.output
 
 
 # --- commands
