@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 ROUNDING = 1e-9
+MOST_OWED = 8
+"""So many times its burst a bucket may owe for what others took at the same moment."""
 
 
 class Limit(Struct, frozen=True):
@@ -24,6 +26,7 @@ class Allowances:
 
     def __init__(self, limits: Mapping[str, Limit] | None = None) -> None:
         self._buckets: dict[str, _Bucket] = {}
+        self._used: dict[str, int] = {}
         self.change(limits or {})
 
     def change(self, limits: Mapping[str, Limit]) -> None:
@@ -36,7 +39,22 @@ class Allowances:
         `now` is in seconds of a clock that is never set back.
         """
         bucket = self._buckets.get(caller)
-        return 0.0 if bucket is None else bucket.wait_s(now)
+        if bucket is None:
+            return 0.0
+        wait_s = bucket.wait_s(now)
+        if not wait_s:
+            self._used[caller] = self._used.get(caller, 0) + 1
+        return wait_s
+
+    def take_used(self) -> Mapping[str, int]:
+        """How many requests were taken since it was asked last, of callers that have a limit."""
+        used, self._used = self._used, {}
+        return used
+
+    def use(self, caller: str, count: int) -> None:
+        """So many requests of this caller were taken by another process: what is owed has to be filled up first."""
+        if (bucket := self._buckets.get(caller)) is not None:
+            bucket.use(count)
 
 
 class _Bucket:
@@ -46,6 +64,9 @@ class _Bucket:
         self._limit = limit
         self._left: float = limit.burst if before is None else min(before._left, limit.burst)
         self._at: float | None = None if before is None else before._at
+
+    def use(self, count: int) -> None:
+        self._left = max(self._left - count, -MOST_OWED * self._limit.burst)
 
     def wait_s(self, now: float) -> float:
         rate, burst = self._limit.rate_per_s, self._limit.burst

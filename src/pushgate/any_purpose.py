@@ -15,10 +15,12 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL, crypto
 
-from pushgate.tls import ALPN, CIPHERS_OF_TLS_1_2, Failed, Files, Shaken
+from pushgate.tls import ALPN, CIPHERS_OF_TLS_1_2, UNREADABLE, Failed, Files, Shaken
 from pushgate.tls_layer import Layer
 
 _CODES = SSL.X509VerificationCodes
+_EE_KEY_TOO_SMALL = 66
+"""X509_V_ERR_EE_KEY_TOO_SMALL, which pyOpenSSL has no name for."""
 _WORDS = {
     _CODES.ERR_UNABLE_TO_GET_CRL: "unable to get certificate CRL",
     _CODES.ERR_CERT_NOT_YET_VALID: "certificate is not yet valid",
@@ -31,6 +33,10 @@ _WORDS = {
     _CODES.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: "unable to verify the first certificate",
     _CODES.ERR_CERT_SIGNATURE_FAILURE: "certificate signature failure",
     _CODES.ERR_CERT_REVOKED: "certificate revoked",
+    _CODES.ERR_CRL_SIGNATURE_FAILURE: "CRL signature failure",
+    _CODES.ERR_DIFFERENT_CRL_SCOPE: "different CRL scope",
+    _CODES.ERR_CERT_CHAIN_TOO_LONG: "certificate chain too long",
+    _EE_KEY_TOO_SMALL: "EE certificate key too weak",
     _CODES.ERR_INVALID_CA: "invalid CA certificate",
     _CODES.ERR_INVALID_PURPOSE: "unsuitable certificate purpose",
 }
@@ -81,8 +87,8 @@ class AnyPurposeTls:
             case Failed() if found.error:
                 return Failed(_WORDS.get(found.error, f"verify error {found.error}"), is_certificate=True)
             case Shaken():
-                shown = layer.connection.get_peer_certificate(as_cryptography=True)
-                return Shaken(is_resumed=shown is not None and not found.was_asked)
+                has_shown_one = layer.connection.get_peer_certificate() is not None
+                return Shaken(is_resumed=has_shown_one and not found.was_asked)
         return met
 
 
@@ -99,14 +105,22 @@ class _Found:
 def _may_pass(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
     found: _Found = connection.get_app_data()
     found.was_asked = True
-    if ok or (error == _CODES.ERR_INVALID_PURPOSE and depth == 0 and is_for_servers(certificate.to_cryptography())):
+    if ok or (error == _CODES.ERR_INVALID_PURPOSE and depth == 0 and _is_let_pass(certificate)):
         return True
     found.error = error
     return False
 
 
+def _is_let_pass(certificate: crypto.X509) -> bool:
+    """OpenSSL asks before it has looked at the signature: anybody may have written what is read here."""
+    try:
+        return is_for_servers(certificate.to_cryptography())
+    except UNREADABLE:
+        return False
+
+
 def is_for_servers(certificate: x509.Certificate) -> bool:
-    """Whether a TLS server could show this certificate, and sign with its key."""
+    """Whether a TLS server could show this certificate, and sign with its key. Raises `UNREADABLE`."""
     try:
         uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if ExtendedKeyUsageOID.SERVER_AUTH not in uses:

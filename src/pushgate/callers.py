@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
@@ -24,21 +23,13 @@ from pushgate.errors import RequestError
 from pushgate.model import Caller
 from pushgate.revocation import Revocations
 from pushgate.server import UNAUTHENTICATED, Identify, Scope
+from pushgate.tls import UNREADABLE
 
 ANYONE = Caller("anyone")
 """The caller where nobody has to say who they are (`auth = "none"`)."""
 VERIFIED = Caller("verified")
 KNOWN_CERTIFICATES = 1024
 """How many certificates are remembered with their caller."""
-
-_UNREADABLE = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What `cryptography` raises on certificates that it cannot take apart."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Mark = tuple[str, str]
@@ -50,9 +41,9 @@ class Entry(Struct, frozen=True):
 
     caller: Caller
     san: str = ""
-    """A DNS name or URI that stands in the certificate's subject alternative names."""
+    """A DNS name (in lower case) or URI that stands in the certificate's subject alternative names."""
     subject: str = ""
-    """The whole subject as RFC 4514 writes it, e.g. `CN=erp,O=Example`."""
+    """The whole subject as `forwarded.subject_of` writes it, e.g. `CN=erp,O=Example`."""
     sha256: str = ""
     """SHA-256 of the certificate (DER), in lower-case hex."""
     spki_sha256: str = ""
@@ -124,7 +115,7 @@ def _is_among(host: str, networks: Sequence[Network]) -> bool:
 def _told(style: forwarded.Style, values: Sequence[bytes], clients: Sequence[Entry]) -> _Known | None:
     try:
         shown = forwarded.read(style, values)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     if shown.der:
         return _of_certificate(shown.der, clients, None)
@@ -136,7 +127,7 @@ def _of_certificate(der: bytes, clients: Sequence[Entry], revocations: Revocatio
     try:
         certificate = x509.load_der_x509_certificate(der)
         marks = _marks(certificate, der)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     if (caller := _caller_of(marks, clients)) is None:
         return None
@@ -162,5 +153,6 @@ def _marks(certificate: x509.Certificate, der: bytes) -> set[Mark]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return marks
-    texts = [*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.UniformResourceIdentifier)]
-    return marks | {("san", text) for text in texts}
+    hosts = names.get_values_for_type(x509.DNSName)
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return marks | set(forwarded.sans(hosts, uris))

@@ -8,7 +8,7 @@ with what came of checking it. Whoever may send such a header is decided elsewhe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
 
@@ -58,30 +59,70 @@ def read(style: Style, values: Sequence[bytes]) -> Shown:
             return _from_envoy(values[0].decode())
 
 
+def sans(hosts: Iterable[str], uris: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The marks of subject alternative names. A URI has a colon and a DNS name none, so neither passes for the other.
+
+    Upper and lower case are the same in DNS names (RFC 5280 §7.2).
+    """
+    yield from (("san", host.lower()) for host in hosts if host and ":" not in host)
+    yield from (("san", uri) for uri in uris if ":" in uri)
+
+
+def subject_of(text: str) -> str:
+    """A subject as `rfc4514_string` of a certificate's own writes it. Raises ValueError where it cannot be read.
+
+    OpenSSL and Envoy write names (RFC 2253 §2.3 leaves them open) where RFC 4514 has but numbers.
+    """
+    return x509.Name.from_rfc4514_string(text, _NAMES_OF_OPENSSL).rfc4514_string()
+
+
+_NAMES_OF_OPENSSL = {
+    "emailAddress": NameOID.EMAIL_ADDRESS,
+    "serialNumber": NameOID.SERIAL_NUMBER,
+    "businessCategory": NameOID.BUSINESS_CATEGORY,
+    "jurisdictionC": NameOID.JURISDICTION_COUNTRY_NAME,
+    "jurisdictionST": NameOID.JURISDICTION_STATE_OR_PROVINCE_NAME,
+    "jurisdictionL": NameOID.JURISDICTION_LOCALITY_NAME,
+    "organizationIdentifier": NameOID.ORGANIZATION_IDENTIFIER,
+    "postalCode": NameOID.POSTAL_CODE,
+    "postalAddress": NameOID.POSTAL_ADDRESS,
+    "street": NameOID.STREET_ADDRESS,
+    "title": NameOID.TITLE,
+    "GN": NameOID.GIVEN_NAME,
+    "SN": NameOID.SURNAME,
+    "initials": NameOID.INITIALS,
+    "pseudonym": NameOID.PSEUDONYM,
+    "dnQualifier": NameOID.DN_QUALIFIER,
+}
+
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ELEMENT = re.compile(rf'((?:[^",]|{_QUOTED})+)(,?)')
 _PAIR = re.compile(rf'\s*([A-Za-z]+)=({_QUOTED}|[^",;]*)(;?)')
+_CERT = re.compile(r"(?i)(?:^|;)\s*cert=")
 _ONCE = ("hash", "cert", "subject")
 
 
 def _from_envoy(header: str) -> Shown:
     """Raises ValueError."""
-    *_, last = _chain(_ELEMENT, header)
+    *before, last = _chain(_ELEMENT, header)
     pairs = [(found[1].lower(), _unquoted(found[2])) for found in _chain(_PAIR, last[1])]
     told = dict(pairs)
     if any(sum(key == name for key, _ in pairs) > 1 for name in _ONCE):
         raise ValueError("said twice")
+    if "cert" not in told and any(_CERT.search(each[1]) for each in before):
+        raise ValueError("a certificate, and then none: a name in it may hold a comma")
     fingerprint = told.get("hash", "").lower()
     if told.get("cert"):
         der = _der(told["cert"].encode())
         if fingerprint not in ("", sha256(der).hexdigest()):
             raise ValueError("two certificates")
         return Shown(der)
-    marks = {("san", value) for key, value in pairs if key in ("uri", "dns") and value}
+    hosts, uris = ([value for key, value in pairs if key == kind] for kind in ("dns", "uri"))
+    marks = set(sans(hosts, uris))
     if fingerprint:
         marks.add(("sha256", fingerprint))
     with suppress(ValueError):  # with an attribute that we have no name for: no mark, then
-        marks.add(("subject", x509.Name.from_rfc4514_string(told.get("subject", "")).rfc4514_string()))
+        marks.add(("subject", subject_of(told.get("subject", ""))))
     return Shown(marks=frozenset(marks - {("subject", "")}))
 
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 _ONE = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_ELSE = re.compile(rb"-----BEGIN (?!X509 CRL-----)")
 _MEND = "write it anew, in PEM form: openssl crl -inform DER -in list.crl -out list.pem"
 
 
@@ -48,12 +50,29 @@ class Revocations:
         """Whether there is a list of this authority."""
         return any(each.issuer == authority.subject for each in self._lists)
 
+    def forged(self, authorities: Sequence[x509.Certificate]) -> str:
+        """The issuer of a list that bears the name of one of these authorities and was signed by none of that name.
+
+        Empty where there is no such list. Of issuers that are not among the authorities nothing can be said.
+        """
+        for each in self._lists:
+            named = [authority for authority in authorities if authority.subject == each.issuer]
+            if named and not any(_is_signed_by(each, authority) for authority in named):
+                return each.issuer.rfc4514_string()
+        return ""
+
 
 def read(path: Path) -> Revocations:
-    """The lists of a PEM file. Raises ValueError ("what -> how to mend it") or OSError."""
-    found = _ONE.findall(path.read_bytes())
+    """The lists of a PEM file. Raises ValueError ("what -> how to mend it") or OSError.
+
+    Nothing but lists may be in it: OpenSSL reads the same file, and would trust an authority that it finds there.
+    """
+    content = path.read_bytes()
+    found = _ONE.findall(content)
     if not found:
         raise ValueError(f"no revocation list in {path} -> {_MEND}")
+    if _ELSE.search(content):
+        raise ValueError(f"{path} holds something else beside revocation lists -> leave nothing but the lists in it")
     return Revocations([_parse(pem, f"list {number} of {path}") for number, pem in enumerate(found, 1)])
 
 
@@ -66,13 +85,26 @@ def _parse(pem: bytes, place: str) -> x509.CertificateRevocationList:
         _ = parsed.next_update_utc, parsed.get_revoked_certificate_by_serial_number(1)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ValueError(f"{place} cannot be read -> {_MEND}") from error
-    if x509.DeltaCRLIndicator in kinds or (scope is not None and (scope.indirect_crl or scope.only_some_reasons)):
+    if x509.DeltaCRLIndicator in kinds or (scope is not None and _is_no_use(scope)):
         mend = "name complete lists, each by the authority that issues the certificates"
-        raise ValueError(f"{place} holds only a part (a delta, some reasons), or is by a deputy -> {mend}")
+        raise ValueError(f"{place} holds only a part (a delta, some reasons or kinds), or is by a deputy -> {mend}")
     return parsed
 
 
 _Scope = x509.IssuingDistributionPoint
+
+
+def _is_no_use(scope: _Scope) -> bool:
+    """Whether a list of this scope leaves out certificates of callers."""
+    is_of_others = scope.only_contains_ca_certs or scope.only_contains_attribute_certs
+    return bool(scope.indirect_crl or scope.only_some_reasons or is_of_others)
+
+
+def _is_signed_by(each: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    try:
+        return each.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # others are a TypeError
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return False
 
 
 def _end(each: x509.CertificateRevocationList) -> float:

@@ -16,6 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from msgspec import Struct
 
 CIPHERS_OF_TLS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -26,6 +28,15 @@ CLOSE_WITHIN_S = 3.0
 TICKET_KEYS_S = 12 * 3600.0
 MOST_SESSIONS = 4096
 TRY_AGAIN_S = 60.0
+UNREADABLE = (
+    TypeError,
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises on certificates that it cannot take apart, though OpenSSL can."""
 
 
 class Shaken(Struct, frozen=True):

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from pushgate import tls
-from pushgate.tls import Failed, Shaken
+from pushgate.tls import UNREADABLE, Failed, Shaken
 
 RECORD_BYTES = 16_384
 """At most so much comes out of one record (RFC 8446 §5.1)."""
@@ -70,14 +70,20 @@ class Layer(asyncio.Protocol):
             self._flush()
 
     def close(self) -> None:
-        """Say that it is over, and wait for the other side to say so, for a while."""
+        """Say that it is over, and wait for the other side to say so, for a while.
+
+        What it sends meanwhile is read and dropped: left unread it would pile up here.
+        """
         if self._is_closing:
             return
         self._is_closing = True
         self._tls.shutdown()
         self._flush()
+        self._is_paused = False
         self._plain.resume_reading()
-        self._timer = asyncio.get_running_loop().call_later(tls.CLOSE_WITHIN_S, self.abort)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._read)
+        self._timer = loop.call_later(tls.CLOSE_WITHIN_S, self.abort)
 
     def abort(self) -> None:
         """End it now."""
@@ -86,15 +92,20 @@ class Layer(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read nothing for a while."""
-        self._is_paused = True
-        self._plain.pause_reading()
+        if not self._is_closing:
+            self._is_paused = True
+            self._plain.pause_reading()
 
     def resume(self) -> None:
-        """Read again, beginning with what has been decrypted already."""
+        """Read again, beginning with what is here already: more may come when all of that was taken."""
         if self._is_paused:
             self._is_paused = False
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._read()
+        if not self._is_paused and not self._plain.is_closing():
             self._plain.resume_reading()
-            asyncio.get_running_loop().call_soon(self._read)
 
     @property
     def plain(self) -> asyncio.Transport:
@@ -198,9 +209,12 @@ class _Peer:
         self._connection = connection
 
     def getpeercert(self, *, binary_form: bool) -> bytes | None:
-        """The certificate (DER), or None where none was shown."""
+        """The certificate (DER), or None where none was shown, or one that only OpenSSL can read."""
         assert binary_form
-        shown = self._connection.get_peer_certificate(as_cryptography=True)
+        try:
+            shown = self._connection.get_peer_certificate(as_cryptography=True)
+        except UNREADABLE:
+            return None
         return None if shown is None else shown.public_bytes(Encoding.DER)
 
 

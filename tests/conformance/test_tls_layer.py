@@ -133,6 +133,21 @@ async def test_who_pauses_gets_nothing_more_and_all_of_it_later(stand: Stand) ->
     assert stand.plain.calls == ["pause_reading", "resume_reading"]
 
 
+async def test_who_takes_little_at_a_time_is_not_sent_more_before_it_has_taken_all(stand: Stand) -> None:
+    """Else what came before would pile up here, with each little more of it."""
+    stand.shake()
+    stand.guest.pause_after = 1
+    stand.layer.data_received(stand.send(b"a" * 10) + stand.send(b"b" * 10) + stand.send(b"c" * 10))
+    for taken in (b"a" * 10 + b"b" * 10, b"a" * 10 + b"b" * 10 + b"c" * 10):
+        stand.guest.transport.resume_reading()
+        await asyncio.sleep(0.01)
+        assert stand.guest.got == taken
+        assert set(stand.plain.calls) == {"pause_reading"}
+    stand.guest.transport.resume_reading()
+    await asyncio.sleep(0.01)
+    assert stand.plain.calls[-1] == "resume_reading"
+
+
 async def test_the_end_is_said_and_nothing_is_sent_behind_it(stand: Stand) -> None:
     stand.shake()
     stand.guest.transport.write(b"last words")
@@ -152,6 +167,25 @@ async def test_the_end_is_said_and_nothing_is_sent_behind_it(stand: Stand) -> No
     assert stand.plain.calls[-1] == "close"
     stand.layer.connection_lost(None)
     assert stand.guest.calls == ["connection_lost"]
+
+
+async def test_what_comes_behind_the_end_is_dropped_though_the_guest_had_paused(stand: Stand) -> None:
+    """It would pile up undecrypted otherwise: as much as somebody can send until the connection is ended."""
+    stand.shake()
+    stand.guest.pause_after = 1
+    stand.layer.data_received(stand.send(b"a") + stand.send(b"b"))
+    assert stand.plain.calls == ["pause_reading"]
+    stand.guest.transport.close()
+    stand.guest.transport.pause_reading()
+    assert stand.plain.calls == ["pause_reading", "resume_reading"]
+    for _ in range(20):
+        stand.layer.data_received(stand.send(b"x" * 10_000))
+    assert stand.guest.got == b"a"
+    stand._incoming.write(stand.plain.sent)
+    with suppress(ssl.SSLWantReadError):
+        stand.caller.unwrap()
+    stand.layer.data_received(stand._outgoing.read())
+    assert stand.plain.calls[-1] == "close", "the other side's word was read behind all that"
 
 
 async def test_who_never_says_the_end_is_ended(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

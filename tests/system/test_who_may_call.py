@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -191,6 +192,28 @@ async def test_a_list_that_has_ended_is_said_and_keeps_out_a_broken_one_is_refus
         assert await run.end() == 0
 
 
+async def test_a_list_that_somebody_else_made_is_refused_and_the_one_before_goes_on(tmp_path: Path) -> None:
+    """Lists are fetched without TLS, so anybody on the way could send another one: in the same name, or with more."""
+    (tmp_path / "crl.pem").write_bytes(AUTHORITY.revocation_list(ERP))
+    twin, stranger = Authority("callers"), Authority("stranger")
+    async with running(tmp_path, tls='client_crl_file = "crl.pem"') as run:
+        for content in (
+            twin.revocation_list(),
+            AUTHORITY.revocation_list() + stranger.revocation_list() + stranger.pem,
+        ):
+            before = len(run.events("configuration refused"))
+            (tmp_path / "crl.pem").write_bytes(content)
+            run.signal(signal.SIGHUP)
+            async with asyncio.timeout(10):
+                while len(run.events("configuration refused")) == before:
+                    await asyncio.sleep(0.05)
+            assert (await asking(run.port, trust(run, CHAT)))[0] == 404
+            for leaf in (ERP, stranger.issue("erp.example.org")):
+                with pytest.raises(OSError):
+                    await asking(run.port, trust(run, leaf))
+        assert {event["at"] for event in run.events("configuration refused")} == {"api.tls.client_crl_file"}
+
+
 # --- certificates for servers ------------------------------------------------------------------------------------
 
 
@@ -365,6 +388,39 @@ async def test_half_open_handshakes_keep_nobody_out_of_a_real_gateway(tmp_path: 
         for _, writer in idle:
             writer.close()
         assert await run.end() == 0
+
+
+async def test_a_connection_costs_little_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten thousand may be open at a time."""
+    count = 400
+    async with running(tmp_path) as run, caller(run, CHAT) as first:
+        assert await statuses(first, 3) == [200] * 3
+        assert run.process is not None
+        memory = Path(f"/proc/{run.process.pid}/status")
+        tls, kept, sizes = trust(run, ERP), [], []
+        request = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for _ in range(2):
+            sizes.append(resident_kb(memory))
+            for _ in range(count):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", run.port, ssl=tls, server_hostname="localhost"
+                )
+                writer.write(request)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+                kept.append(writer)
+        sizes.append(resident_kb(memory))
+        each_kb = (sizes[-1] - sizes[1]) / count
+        with capsys.disabled():
+            print(f"\nKB of memory for each of {count} connections with mutual TLS: {each_kb:.0f}")
+        for writer in kept:
+            writer.transport.abort()
+    assert each_kb < 120
+
+
+def resident_kb(status: Path) -> int:
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status.read_text(), re.M)
+    assert found is not None
+    return int(found[1])
 
 
 def test_the_certificates_of_these_tests_last_longer_than_they() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from hashlib import sha256
 from urllib.parse import quote
 
 import pytest
@@ -144,6 +145,70 @@ def test_what_envoy_would_not_write_is_nobody(value: str) -> None:
 def test_bytes_that_are_no_text_are_nobody() -> None:
     with pytest.raises(ValueError):
         read(Style.XFCC, [b"Hash=\xff"])
+
+
+# --- Envoy itself: what 1.40.0 wrote, byte for byte ----------------------------------------------------------------
+
+RECORDED_HASH = "dde9fca360ce51d5df0df40549ec11878442b81831bdd3f1db1e08624298eb89"
+RECORDED = (
+    f'Hash={RECORDED_HASH};Cert="'
+    "-----BEGIN%20CERTIFICATE-----%0AMIIBZDCCAQqgAwIBAgIUTappatZ6BiY4peb%2FrRBvy7XUk9gwCgYIKoZIzj0EAw"
+    "Iw%0AEjEQMA4GA1UEAwwHY2FsbGVyczAeFw0yNjExMjExNzU3MzFaFw0zNjExMTkxNzU3%0AMzFaMA4xDDAKBgNVBAMMA2Vy"
+    "cDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABKqZ%0AN428ZmruOWoya32R1Dk%2Fsxn9%2FwhAAGM%2Bhjwa6GqfK2QE69I"
+    "t0nXEnXZItffZhfRY%0AaYmUJNRSPeppiNJqdt2jQjBAMB0GA1UdDgQWBBQ0O9ry0JlSqLRiaDWygwdFcRQX%0AxjAfBgNVH"
+    "SMEGDAWgBQxvyhOASQshR%2F%2F4Kptn%2BgVv3QSJzAKBggqhkjOPQQDAgNI%0AADBFAiEA86XgxzG9bIKIO4H42Aq3DcZY"
+    "v4wFvlKOnP7ilsTt1VkCIA1VLa7IPwST%0A72C1eIqWwyHyCmHLQfVPvOBEQcGfquyX%0A-----END%20CERTIFICATE----"
+    '-%0A"'
+)
+"""With `SANITIZE_SET` and `cert: true`, as the how-to page has it."""
+FIRST, SECOND, THIRD = "ad96577e" * 8, "bc183610" * 8, "597a9095" * 8
+
+
+def test_what_envoy_wrote_with_the_certificate_is_that_certificate() -> None:
+    der, marks = from_envoy(RECORDED)
+    assert (sha256(der).hexdigest(), marks) == (RECORDED_HASH, set())
+
+
+@pytest.mark.parametrize("before", ["", "Hash=forged;DNS=erp.example.org,"])
+def test_what_envoy_wrote_without_the_certificate_is_read_name_by_name(before: str) -> None:
+    """With `APPEND_FORWARD`, and with and without a header of the caller. Fingerprints are others."""
+    told = (
+        f'Hash={FIRST};Subject="CN=erp \\"one\\",O=Example\\, GmbH,C=DE";URI=spiffe://example.org/erp;DNS=A.example.org'
+    )
+    assert from_envoy(before + told)[1] == {
+        ("sha256", FIRST),
+        ("subject", 'CN=erp \\"one\\",O=Example\\, GmbH,C=DE'),
+        ("san", "spiffe://example.org/erp"),
+        ("san", "a.example.org"),
+    }
+    told = (
+        f'Hash={SECOND};Subject="CN=erp,emailAddress=a@example.org,O=Ex\\C3\\A4mple,ST=K\\C3\\B6ln,C=DE,'
+        'serialNumber=HRB 1,businessCategory=Private Organization";URI=;DNS=erp.example.org'
+    )
+    subject = (
+        "CN=erp,1.2.840.113549.1.9.1=a@example.org,O=Exämple,ST=Köln,C=DE,2.5.4.5=HRB 1,2.5.4.15=Private Organization"
+    )
+    assert from_envoy(before + told)[1] == {("sha256", SECOND), ("subject", subject), ("san", "erp.example.org")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f'Hash={THIRD};Subject="CN=evil";URI=http://x,Hash=forged;DNS=erp.example.org;DNS=a;DNS=q"uote',
+        RECORDED + ";URI=http://x,Hash=forged;DNS=erp.example.org",
+        RECORDED + ";DNS=x,DNS=erp.example.org",
+        RECORDED + f";DNS=x,Hash={HASH}",
+        f'Subject="CN=x";cert={ESCAPED};DNS=x,DNS=erp.example.org',
+    ],
+    ids=["a quote in a name", "a comma in a URI", "a comma in a name", "a fingerprint in a name", "in small letters"],
+)
+def test_a_name_with_a_comma_forges_nobody_where_the_certificate_is_told(value: str) -> None:
+    with pytest.raises(ValueError):
+        from_envoy(value)
+
+
+def test_a_name_of_one_kind_is_none_of_another() -> None:
+    assert from_envoy("DNS=spiffe://example.org/erp;URI=erp.example.org") == (b"", set())
 
 
 @given(

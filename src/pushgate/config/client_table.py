@@ -8,11 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from cryptography import x509
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from pushgate.forwarded import subject_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"(?![0-9.]+$)[a-z0-9_*-]+(\.[a-z0-9_*-]+)*")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
+LEAST_RATE_PER_S = 1 / 86_400
+"""One request a day."""
 
 
 def _fingerprint(text: str) -> str:
@@ -29,12 +34,36 @@ def _name(name: str) -> str:
     return name
 
 
+def _san(san: str) -> str:
+    if san and not _HOST.fullmatch(san) and not _URI.fullmatch(san):
+        mend = "write the DNS name in lower case and ASCII (xn--…), or the URI, as in the certificate"
+        raise ValueError(f"neither a DNS name nor a URI: no certificate would fit -> {mend}")
+    return san
+
+
+def _rate(rate_per_s: float) -> float:
+    if 0 < rate_per_s < LEAST_RATE_PER_S:
+        raise ValueError("less than one request a day -> set 0 for no limit, or take the client out")
+    return rate_per_s
+
+
 def _subject(subject: str) -> str:
     try:
-        return x509.Name.from_rfc4514_string(subject).rfc4514_string()
+        return subject_of(subject)
     except ValueError as error:
         mend = 'write it as in RFC 4514, for example "CN=erp.example.de,O=Example,C=DE"'
         raise ValueError(f"not the subject of a certificate -> {mend}") from error
+
+
+def compared(key: str, text: str) -> str:
+    """What tells who a client is, in the form that it is compared in. Raises ValueError for what is no such thing."""
+    match key:
+        case "subject":
+            return _subject(text)
+        case "sha256" | "spki_sha256":
+            return _fingerprint(text)
+        case _:
+            return text
 
 
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
@@ -46,13 +75,13 @@ class Client(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid", validate_default=True, hide_input_in_errors=True)
 
     name: Annotated[str, AfterValidator(_name)]
-    san: str = ""
+    san: Annotated[str, AfterValidator(_san)] = ""
     subject: Annotated[str, AfterValidator(_subject)] = ""
     sha256: Fingerprint = ""
     spki_sha256: Fingerprint = ""
     apps: tuple[str, ...] = ("*",)
     plain: bool = True
-    rate_per_s: float = Field(default=0, ge=0, le=1_000_000)
+    rate_per_s: Annotated[float, AfterValidator(_rate)] = Field(default=0, ge=0, le=1_000_000)
     burst: int = Field(default=0, ge=0, le=1_000_000)
 
     @field_validator("burst")

@@ -115,6 +115,13 @@ def _holds_lists(path: Path | None) -> Path | None:
     return path
 
 
+def _holds_no_lists(path: Path | None) -> Path | None:
+    """OpenSSL would read them, and nobody would look when they end."""
+    if path is not None and b"-----BEGIN X509 CRL-----" in path.read_bytes():
+        raise ValueError(f"{path} holds a revocation list -> move it to a file of its own, named in client_crl_file")
+    return path
+
+
 class Tls(BaseModel, frozen=True):
     """The server's certificates, and the authorities whose certificates callers may show."""
 
@@ -124,7 +131,7 @@ class Tls(BaseModel, frozen=True):
     key_file: Annotated[Path, AfterValidator(_readable), AfterValidator(_holds_open_key)]
     second_cert_file: Annotated[OptionalFile, AfterValidator(_holds_certificates)] = None
     second_key_file: Annotated[OptionalFile, AfterValidator(_holds_open_key)] = None
-    client_ca_file: CaFile = None
+    client_ca_file: Annotated[CaFile, AfterValidator(_holds_no_lists)] = None
     client_crl_file: Annotated[OptionalFile, AfterValidator(_holds_lists)] = None
     client_purpose: Literal["client", "any"] = "client"
 
@@ -161,6 +168,16 @@ class Tls(BaseModel, frozen=True):
     def _lists_are_of_authorities(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None and not is_given("client_ca_file", info):
             raise ValueError("does nothing without client_ca_file -> set client_ca_file, or take it out")
+        authorities: Path | None = info.data.get("client_ca_file")
+        if path is not None and authorities is not None:
+            try:
+                known = x509.load_pem_x509_certificates(authorities.read_bytes())
+            except ValueError as error:
+                mend = "write it anew, in PEM form: openssl x509 -in ca.pem -out ca-new.pem"
+                raise ValueError(f"a certificate in {authorities} cannot be read -> {mend}") from error
+            if issuer := revocation.read(path).forged(known):
+                mend = "fetch it again, and ask that authority if it stays so"
+                raise ValueError(f"the list of {issuer} was not signed by the one in client_ca_file -> {mend}")
         return path
 
     @field_validator("client_purpose")
