@@ -8,6 +8,7 @@ few: at most `share` of the pushkeys that were answered for, or at most `count` 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -39,6 +40,8 @@ class Breaker:
         self._evidence: OrderedDict[int, bool] = OrderedDict()
         """While it is open: the last pushkeys that were answered for, and whether they are dead."""
         self._nameless = 0
+        self._elsewhere = (0, 0)
+        """How many were alive and dead in other processes that have a lane of the same app."""
         self.is_open = False
 
     def alive(self, now: float, pushkey: str | None = None) -> None:
@@ -54,6 +57,16 @@ class Breaker:
         if name not in self._dead:
             self._alive.add(name, now)
 
+    def alive_all(self, now: float, pushkeys: Iterable[str]) -> None:
+        """The same of several, at once."""
+        if self.is_open:
+            for pushkey in pushkeys:
+                self.alive(now, pushkey)
+            return
+        self._dead.forget(now)
+        dead = self._dead if len(self._dead) else ()
+        self._alive.add_all([name for name in map(hash, pushkeys) if name not in dead], now)
+
     def dead(self, now: float, pushkey: str) -> bool:
         """A pushkey was called dead. Returns whether to believe it."""
         name = hash(pushkey)
@@ -65,15 +78,30 @@ class Breaker:
         self._alive.forget(now)
         self._dead.forget(now)
         if self._is_past_limits():
-            self.is_open = True
-            self._alive.clear()
-            self._dead.clear()
-            self._evidence.clear()  # what ends it must come after it began
+            self.open()
         return not self.is_open
 
+    def tally(self, now: float) -> tuple[int, int]:
+        """How many turned out alive and dead within the window; none while it is open."""
+        self._alive.forget(now)
+        self._dead.forget(now)
+        return self._alive.count, self._dead.count
+
+    def hear(self, alive: int, dead: int) -> None:
+        """So many were alive and dead elsewhere: they count with our own."""
+        self._elsewhere = (alive, dead)
+
+    def open(self) -> None:
+        """Believe no rejection from now on, until answers look sane."""
+        self.is_open = True
+        self._alive.clear()
+        self._dead.clear()
+        self._evidence.clear()  # what ends it must come after it began
+
     def _is_past_limits(self) -> bool:
-        dead = self._dead.count
-        return dead > self._limits.count and dead > self._limits.share * (dead + self._alive.count)
+        alive, dead = self._elsewhere
+        alive, dead = alive + self._alive.count, dead + self._dead.count
+        return dead > self._limits.count and dead > self._limits.share * (dead + alive)
 
     def _weigh(self, name: int, *, is_dead: bool) -> None:
         self._evidence[name] = is_dead
@@ -109,14 +137,22 @@ class Lately:
 
     def add(self, name: int, now: float) -> None:
         """A hash was told, perhaps again. Times never go back."""
+        self.add_all((name,), now)
+
+    def add_all(self, names: Iterable[int], now: float) -> None:
+        """Several were told."""
         self.forget(now)
-        if name & self._mask:
-            return
-        self.discard(name)
-        self._told[name] = (now, self._mask + 1)
-        self.count += self._mask + 1
-        while len(self._told) > self._most:
-            self._thin_out()
+        told, entry = self._told, (now, self._mask + 1)
+        for name in names:
+            if name & self._mask:
+                continue
+            if (before := told.pop(name, None)) is not None:
+                self.count -= before[1]
+            told[name] = entry
+            self.count += self._mask + 1
+            while len(told) > self._most:
+                self._thin_out()
+                told, entry = self._told, (now, self._mask + 1)
 
     def discard(self, name: int) -> None:
         """Leave it out, if it is there."""

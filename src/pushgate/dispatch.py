@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from pushgate.lane import Lane, LaneSettings, Room
+from pushgate.flights import Landing, Room
+from pushgate.journal import OFF, Journal
+from pushgate.lane import Lane, LaneSettings
 from pushgate.metrics import Metrics
 from pushgate.settling import Source, Timing
 
@@ -13,10 +15,19 @@ from pushgate.settling import Source, Timing
 class Dispatcher:
     """Runs the lanes until it is drained."""
 
-    def __init__(self, source: Source, *, lanes: Mapping[str, LaneSettings], timing: Timing, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        lanes: Mapping[str, LaneSettings],
+        timing: Timing,
+        metrics: Metrics,
+        journal: Journal = OFF,
+    ) -> None:
         self._source = source
         self._timing = timing
         self._metrics = metrics
+        self._journal = journal
         self._room = Room()
         self.lanes: dict[str, Lane] = {}
         self._retired: set[Lane] = set()
@@ -33,24 +44,24 @@ class Dispatcher:
                 self._start(lane)
             await self._draining.wait()
 
-    async def change(self, lanes: Mapping[str, LaneSettings]) -> frozenset[asyncio.Task[None]]:
-        """The lanes are these from now on. Returns the attempts that still fly under settings that were replaced.
+    async def change(self, lanes: Mapping[str, LaneSettings]) -> Sequence[Landing]:
+        """The lanes are these from now on. Returns what still flies under settings that were replaced.
 
         A lane whose settings are equal to those it has does not notice. What is in flight is awaited by nobody here.
         """
-        old: set[asyncio.Task[None]] = set()
+        old: list[Landing] = []
         for name in self.lanes.keys() - lanes.keys():
             lane = self.lanes.pop(name)
             lane.retire()
             self._retired.add(lane)
-            old |= lane.flying()
+            old.append(lane.landing())
         for name, how in lanes.items():
             if (known := self.lanes.get(name)) is None:
                 self._start(self._add(name, how))
             elif known.how != how:
-                old |= known.flying()
+                old.append(known.landing())
                 await known.change(how)
-        return frozenset(old)
+        return old
 
     async def retry_now(self) -> None:
         """Have every lane that waits for somebody to mend something try again at once."""
@@ -69,7 +80,7 @@ class Dispatcher:
 
     def _add(self, name: str, how: LaneSettings) -> Lane:
         lane = self.lanes[name] = Lane(
-            name, self._source, how, timing=self._timing, metrics=self._metrics, room=self._room
+            name, self._source, how, timing=self._timing, metrics=self._metrics, room=self._room, journal=self._journal
         )
         return lane
 
@@ -79,8 +90,7 @@ class Dispatcher:
 
     async def _run(self, lane: Lane) -> None:
         await lane.run()
-        if flying := lane.flying():
-            await asyncio.wait(flying)
+        await lane.landing().wait()
         if lane in self._retired:
             self._retired.discard(lane)
             if lane.name not in self.lanes:

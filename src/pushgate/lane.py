@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from typing import Protocol, assert_never
+from operator import attrgetter
+from typing import Any, Protocol, assert_never
 
 import structlog
 from msgspec import Struct
@@ -19,6 +20,8 @@ from msgspec import Struct
 from pushgate import retry
 from pushgate.breaker import Breaker, BreakerLimits
 from pushgate.errors import SpoolError
+from pushgate.flights import Attempt, Flight, Flights, Landing, Room
+from pushgate.journal import OFF, Journal
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected
@@ -31,16 +34,21 @@ log = structlog.get_logger(__name__)
 LEASE_AT_ONCE = 200
 BEGINS_WITH = 32
 """Attempts at once, until the provider has answered: a hundred lanes whose provider hangs must not fill the memory."""
-MOST_AT_ONCE = 20_000
-"""Attempts of all lanes together. Each takes some 4 KB."""
 LOOK_FOR_ROOM_S = 0.05
+ACCEPTED = Accepted()
+BUG = Deferred(Cause.CONNECTION, "internal")
+"""The outcome that is a bug of ours: it is tried again."""
+INTERNAL = "internal"
+"""The reason of an attempt that a bug of ours ended."""
+
+_expires_at = attrgetter("delivery.expires_at")
 
 
 class Sender(Protocol):
     """The part of a provider that sending needs."""
 
-    async def send(self, delivery: Delivery) -> Outcome:
-        """See `provider.Provider.send`."""
+    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
+        """See `provider.Provider.start`."""
         ...
 
 
@@ -53,50 +61,75 @@ class LaneSettings(Struct, frozen=True):
     breaker: BreakerLimits = BreakerLimits()
 
 
-class Room:
-    """How many attempts there may be at once in all lanes together.
+class Standing(Struct, frozen=True):
+    """How a lane fares: what flies, how much it dares at once, how long it still pauses, whether rejections count."""
 
-    A lane may have as many as are left for others (a dynamic threshold): however many lanes hang, something is left
-    for the next. One attempt each lane always may have.
-    """
-
-    __slots__ = ("most", "used")
-
-    def __init__(self, most: int = MOST_AT_ONCE) -> None:
-        self.most = most
-        self.used = 0
-
-    def is_there_for(self, in_flight: int) -> bool:
-        """Whether a lane with so many in flight may have one more."""
-        return in_flight < max(self.most - self.used, 1)
+    in_flight: int
+    dares: int
+    pause_s: float
+    breaker_is_open: bool
 
 
 class Lane:
     """The stream of one app_id."""
 
     def __init__(
-        self, name: str, source: Source, how: LaneSettings, *, timing: Timing, metrics: Metrics, room: Room
+        self,
+        name: str,
+        source: Source,
+        how: LaneSettings,
+        *,
+        timing: Timing,
+        metrics: Metrics,
+        room: Room,
+        journal: Journal = OFF,
     ) -> None:
         self.name = name
         self._source = source
         self.how = how
         self._timing = timing
         self._metrics = metrics
-        self._room = room
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._flights = Flights(room)
+        self._answers: list[tuple[Flight[LaneSettings], Outcome]] = []
+        """Of this turn of the loop."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         """Set when the lane may be open now: an attempt has landed, or a pause has ended before its time."""
         self._stopping = asyncio.Event()
         self._retired = False
         self._needs_somebody = False
-        self._settling = Settling(name, source, timing, metrics)
+        self._settling = Settling(name, source, timing, metrics, journal=journal)
         self._breaker = Breaker(how.breaker)
         self._pace = Pace(how.policy, most=how.max_in_flight, scale=timing.scale, begins=BEGINS_WITH)
 
     @property
     def in_flight(self) -> int:
-        """Attempts without an answer yet."""
-        return len(self._attempts)
+        """Deliveries that were sent and are not settled yet."""
+        return len(self._flights)
+
+    def standing(self) -> Standing:
+        """How it fares just now."""
+        pause_s = max(self._pace.paused_until - self._timing.monotonic(), 0.0)
+        return Standing(self.in_flight, self._pace.dares, pause_s, self._breaker.is_open)
+
+    @property
+    def is_disbelieving(self) -> bool:
+        """Whether its breaker is open: rejections are held back."""
+        return self._breaker.is_open
+
+    def tally(self) -> tuple[int, int]:
+        """How many pushkeys turned out alive and dead within the window of its breaker."""
+        return self._breaker.tally(self._timing.monotonic())
+
+    def hear_tally(self, alive: int, dead: int) -> None:
+        """So many turned out alive and dead in other processes: see `cells`."""
+        self._breaker.hear(alive, dead)
+
+    def hear_opened(self) -> None:
+        """The breaker has opened in another process: ours opens too, and what we believed lately is taken back."""
+        if not self._breaker.is_open:
+            self._breaker.open()
+            self._start(self._take_back(), ())
 
     async def run(self) -> None:
         """Lease and send until drained."""
@@ -132,21 +165,20 @@ class Lane:
         self._retired = True
         self._stopping.set()
 
-    def flying(self) -> frozenset[asyncio.Task[None]]:
-        """The attempts that have no answer yet."""
-        return frozenset(self._attempts)
+    def landing(self) -> Landing:
+        """What flies now, to be awaited."""
+        return self._flights.landing()
 
     async def drain(self, timeout_s: float) -> int:
         """See `Dispatcher.drain`."""
         self._stopping.set()
-        if self._attempts:
-            _, late = await asyncio.wait(self._attempts, timeout=timeout_s)
-            for attempt in late:
-                attempt.cancel()
-            if late:
-                await asyncio.wait(late)
-            return len(late)
-        return 0
+        landing = self.landing()
+        await landing.wait(timeout_s)
+        late = list(landing.left)
+        for flight in late:
+            flight.cancel()
+        self._end(late)
+        return len(late)
 
     async def _lease_for_ever(self) -> None:
         while True:
@@ -162,18 +194,16 @@ class Lane:
 
     async def _lease_some(self) -> None:
         await self._until_open()
-        leases = await self._source.lease(self.name, min(self._pace.dares - len(self._attempts), LEASE_AT_ONCE))
-        waiting = deque(sorted(leases, key=lambda each: each.delivery.expires_at))
+        leases = await self._source.lease(self.name, min(self._pace.dares - len(self._flights), LEASE_AT_ONCE))
+        waiting = deque(sorted(leases, key=_expires_at))
         try:
             while waiting:
                 # The lane may have been paused meanwhile; whoever's time is up then waits no longer.
-                await self._until_open(waiting[0].delivery.expires_at)
+                if not self._room():
+                    await self._until_open(waiting[0].delivery.expires_at)
                 if self._stopping.is_set():
                     break
-                attempt = asyncio.create_task(self._attempt(waiting.popleft()))
-                self._attempts.add(attempt)
-                self._room.used += 1
-                attempt.add_done_callback(self._landed)
+                self._begin([waiting.popleft() for _ in range(min(max(self._room(), 1), len(waiting)))])
         finally:
             if waiting and self._retired:
                 await self._give_back(waiting)  # otherwise they are still leased, and a successor's
@@ -193,20 +223,24 @@ class Lane:
             if self._settling.is_news("give"):
                 log.error("spool gives nothing", lane=self.name, in_flight=self.in_flight, fault=str(fault))
 
+    def _room(self) -> int:
+        """How many attempts more may begin now."""
+        if self._pace.paused_until > self._timing.monotonic():
+            return 0
+        return min(max(self._pace.dares - len(self._flights), 0), self._flights.room())
+
     async def _until_open(self, until: float = math.inf) -> None:
         """Wait until the lane is not paused and has room for one more attempt, at most until then (unix seconds)."""
-        while (left_s := until - self._timing.clock()) > 0:
+        while not self._room() and (left_s := until - self._timing.clock()) > 0:
             self._changed.clear()
             if (pause_s := self._pace.paused_until - self._timing.monotonic()) > 0:
                 await self._sleep_or_wake(min(pause_s, left_s))
-            elif len(self._attempts) >= self._pace.dares:
+            elif len(self._flights) >= self._pace.dares:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if left_s == math.inf else left_s):
                         await self._changed.wait()
-            elif not self._room.is_there_for(len(self._attempts)):
-                await self._sleep_or_wake(min(LOOK_FOR_ROOM_S, left_s))
             else:
-                return
+                await self._sleep_or_wake(min(LOOK_FOR_ROOM_S, left_s))
 
     async def _sleep_or_wake(self, seconds: float) -> None:
         """Sleep so long, or until something has changed."""
@@ -217,50 +251,112 @@ class Lane:
             for each in both:
                 each.cancel()
 
-    def _landed(self, attempt: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
-        self._room.used -= 1
-        self._changed.set()
-        if not attempt.cancelled() and (fault := attempt.exception()) is not None:
+    # --- the way of a lease
+
+    def _begin(self, leases: Sequence[Lease]) -> None:
+        """Have them sent, but for those whose time is up."""
+        how, started, now = self.how, self._timing.monotonic(), self._timing.clock()
+        tell, start = self._answered, how.sender.start
+        flights = [Flight(lease, how, started, tell) for lease in leases]
+        self._flights.add(flights)
+        for flight in flights:
+            delivery = flight.lease.delivery
+            if now >= delivery.expires_at:
+                self._settle_apart(flight, None)
+                continue
+            try:
+                flight.attempt = start(delivery, flight.landed)
+            except Exception as fault:  # noqa: BLE001 - a bug of ours must not cost a delivery
+                log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
+                flight.landed(Deferred(Cause.CONNECTION, INTERNAL))
+
+    def _answered(self, flight: Flight[LaneSettings], outcome: Outcome) -> None:
+        """The outcome of an attempt is known. It is settled together with the others of this turn of the loop."""
+        if not self._answers:
+            asyncio.get_running_loop().call_soon(self._take_answers)
+        self._answers.append((flight, outcome))
+
+    def _take_answers(self) -> None:
+        answers, self._answers = self._answers, []
+        now = self._timing.monotonic()
+        observe = self._metrics.attempt_seconds[self.name].observe
+        accepted: list[Flight[LaneSettings]] = []
+        for flight, outcome in answers:
+            if flight.is_cancelled:
+                continue  # left to a successor meanwhile
+            observe(now - flight.started)
+            if flight.how is not self.how:
+                self._settle_apart(flight, _of_old_settings(outcome))
+            elif isinstance(outcome, Accepted):
+                accepted.append(flight)
+            else:
+                outcome, opened = self._learn(outcome, flight, now)
+                self._settle_apart(flight, outcome, take_back=opened)
+        if accepted:
+            self._start(self._settle_accepted(accepted), accepted)
+            self._learn_of_accepted(accepted, now)  # last: a bug in it costs nobody anything
+
+    def _start(self, settling: Coroutine[Any, Any, None], flights: Sequence[Flight[LaneSettings]]) -> None:
+        task = asyncio.get_running_loop().create_task(settling)
+        self._tasks.add(task)
+        for flight in flights:
+            flight.attempt, flight.task = None, task
+        task.add_done_callback(self._settled)
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
             log.error("attempt was not settled", lane=self.name, fault=type(fault).__name__)
 
-    async def _attempt(self, lease: Lease) -> None:
-        if self._timing.clock() >= lease.delivery.expires_at:
-            await self._settle(lease, None)
-            return
-        how = self.how
-        started = self._timing.monotonic()
+    async def _settle_accepted(self, flights: Sequence[Flight[LaneSettings]]) -> None:
         try:
-            outcome = await how.sender.send(lease.delivery)
-        except Exception as fault:  # noqa: BLE001 - a bug of ours must not cost a delivery
-            log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
-            outcome = Deferred(Cause.CONNECTION, "internal")
-        now = self._timing.monotonic()
-        self._metrics.attempt_seconds[self.name].observe(now - started)
-        outcome = await self._learn(outcome, lease, started, now) if how is self.how else _of_old_settings(outcome)
-        await self._settle(lease, outcome)
+            await self._settling.accept([flight.lease for flight in flights])
+        finally:
+            self._end(flights)
 
-    async def _learn(self, outcome: Outcome, lease: Lease, started: float, now: float) -> Outcome:
-        """What the outcome says of the whole lane. Returns it as it is to be believed."""
+    def _settle_apart(self, flight: Flight[LaneSettings], outcome: Outcome | None, *, take_back: bool = False) -> None:
+        self._start(self._settle(flight, outcome, take_back=take_back), (flight,))
+
+    async def _settle(self, flight: Flight[LaneSettings], outcome: Outcome | None, *, take_back: bool) -> None:
+        try:
+            if take_back:
+                await self._take_back()
+            await self._settling.settle(
+                flight.lease, outcome, policy=self.how.policy, disbelieves=lambda: self._breaker.is_open
+            )
+        finally:
+            self._end((flight,))
+
+    def _end(self, flights: Collection[Flight[LaneSettings]]) -> None:
+        """They are settled, or left to a successor."""
+        self._flights.end(flights)
+        self._changed.set()
+
+    # --- what answers say of the lane
+
+    def _learn_of_accepted(self, flights: Sequence[Flight[LaneSettings]], now: float) -> None:
+        self._breaker.alive_all(now, [flight.lease.delivery.device.pushkey for flight in flights])
+        for flight in flights:
+            if self._pace.is_at_ease:
+                return  # each one more would say the same
+            self._tell(self._pace.learn(ACCEPTED, now, disbelieves=self._breaker.is_open, began=flight.started))
+
+    def _learn(self, outcome: Outcome, flight: Flight[LaneSettings], now: float) -> tuple[Outcome, bool]:
+        """What the outcome says of the whole lane: as it is to be believed, and whether the breaker opens."""
         was_open = self._breaker.is_open
-        outcome = self._believe(outcome, lease, now)
-        opened = self._breaker.is_open and not was_open
-        self._tell(self._pace.learn(outcome, now, disbelieves=self._breaker.is_open, began=started))
-        if opened:
-            await self._take_back()
-        return outcome
+        try:
+            outcome = self._believe(outcome, flight.lease, now)
+            self._tell(self._pace.learn(outcome, now, disbelieves=self._breaker.is_open, began=flight.started))
+        except Exception as fault:  # noqa: BLE001 - it must cost neither a delivery nor the other answers of this turn
+            log.error("answer not understood", lane=self.name, fault=type(fault).__name__)
+            outcome = BUG
+        return outcome, self._breaker.is_open and not was_open
 
     def _believe(self, outcome: Outcome, lease: Lease, now: float) -> Outcome:
         """The outcome; a rejection only while the lane's rejections are few enough to be believed."""
-        match outcome:
-            case Rejected(reason=reason):
-                if not self._breaker.dead(now, lease.delivery.device.pushkey):
-                    return Deferred(Cause.MASS_REJECTION, reason)
-            case Accepted():
-                self._breaker.alive(now, lease.delivery.device.pushkey)
-            case _:
-                pass  # says nothing of the pushkey
-        return outcome
+        if isinstance(outcome, Rejected) and not self._breaker.dead(now, lease.delivery.device.pushkey):
+            return Deferred(Cause.MASS_REJECTION, outcome.reason)
+        return outcome  # others say nothing of the pushkey
 
     def _tell(self, change: Change) -> None:
         match change:
@@ -278,9 +374,6 @@ class Lane:
                 pass
             case _:
                 assert_never(change)
-
-    async def _settle(self, lease: Lease, outcome: Outcome | None) -> None:
-        await self._settling.settle(lease, outcome, policy=self.how.policy, disbelieves=lambda: self._breaker.is_open)
 
     async def _take_back(self) -> None:
         """The rejections that led to the breaker's opening are not believed any more either."""

@@ -15,6 +15,8 @@ from msgspec import Meta, Struct
 CIPHERTEXT_CHARS = 1404
 """Base64 of 12 bytes IV, 1024 bytes sealed, 16 bytes tag. The length is normative, the alphabet is not checked."""
 
+# `gc=False`: decoded from JSON they hold no cycles, and the collector need not look at them.
+
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Ciphertext = Annotated[str, Meta(min_length=CIPHERTEXT_CHARS, max_length=CIPHERTEXT_CHARS)]
 
@@ -39,14 +41,14 @@ class Prio(StrEnum):
     LOW = "low"
 
 
-class Counts(Struct, frozen=True, omit_defaults=True):
+class Counts(Struct, frozen=True, omit_defaults=True, gc=False):
     """Unacknowledged things of the user, as numbers for the badge of the app. None means: not said."""
 
     unread: Int64 | None = None
     missed_calls: Int64 | None = None
 
 
-class Device(Struct, frozen=True, omit_defaults=True):
+class Device(Struct, frozen=True, omit_defaults=True, gc=False):
     """One device to wake: the app that runs there and the pushkey that its provider gave it."""
 
     app_id: str
@@ -63,7 +65,7 @@ class Device(Struct, frozen=True, omit_defaults=True):
         return [("app_id", self.app_id)]
 
 
-class PlainNotification(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class PlainNotification(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """A notification that the gateway can read, for any number of devices."""
 
     devices: tuple[Device, ...]
@@ -86,7 +88,7 @@ class PlainNotification(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return [("devices", len(self.devices))]
 
 
-class EncryptedNotification(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EncryptedNotification(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """A notification sealed end to end, for exactly one device. The gateway cannot open it."""
 
     device: Device
@@ -108,7 +110,7 @@ class EncryptedNotification(Struct, frozen=True, omit_defaults=True, kw_only=Tru
 Notification = PlainNotification | EncryptedNotification
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """One notification for one device, from acceptance until it is handed over or its time is up."""
 
     id: str

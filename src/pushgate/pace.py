@@ -77,6 +77,11 @@ class Pace:
         self._pauses_in_a_row = 0
         self._alarms: set[str] = set()
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether the provider's answers have been proper for so long that one more says nothing new."""
+        return self.dares == self._most and not (self._alarms or self._failures_in_a_row or self._pauses_in_a_row)
+
     def learn(self, outcome: Outcome, now: float, *, disbelieves: bool = False, began: float | None = None) -> Change:
         """What an outcome says about the whole lane. `disbelieves`: its rejections are still held back.
 

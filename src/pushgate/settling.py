@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, assert_never
 
 import structlog
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from pushgate import retry
 from pushgate.errors import SpoolError
+from pushgate.journal import OFF, Journal
 from pushgate.metrics import Metrics
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
 from pushgate.spool import Lease
@@ -75,11 +77,12 @@ class Timing(Struct, frozen=True):
 class Settling:
     """Of the deliveries of one lane."""
 
-    def __init__(self, lane: str, source: Source, timing: Timing, metrics: Metrics) -> None:
+    def __init__(self, lane: str, source: Source, timing: Timing, metrics: Metrics, *, journal: Journal = OFF) -> None:
         self._lane = lane
         self._source = source
         self._timing = timing
         self._metrics = metrics
+        self._journal = journal
         self._told_at: dict[str, float] = {}
 
     async def settle(
@@ -90,18 +93,42 @@ class Settling:
         What the provider said must not be lost: it is tried until the spool can be written. A rejection that the lane
         `disbelieves` by then is none.
         """
-        while True:
-            try:
-                return await self._end(lease, outcome, policy)
-            except SpoolError as fault:
-                if self.is_news("settle"):
-                    log.error("spool cannot settle", lane=self._lane, fault=str(fault))
-            except Exception as fault:  # noqa: BLE001 - a row must not stay leased for ever
-                kind = type(fault).__name__
-                log.error("settling failed unexpectedly", lane=self._lane, id=lease.delivery.id, fault=kind)
+        while not await self._try(self._end(lease, outcome, policy), lease):
             await asyncio.sleep(TROUBLE_S)
             if isinstance(outcome, Rejected) and disbelieves():
                 outcome = Deferred(Cause.MASS_REJECTION, outcome.reason)  # meanwhile nobody believes it
+
+    async def accept(self, leases: Sequence[Lease]) -> None:
+        """End leases whose deliveries the provider took: together, or where that fails, each by itself."""
+        if await self._try(self._acknowledge(leases), leases[0]):
+            return
+        await asyncio.sleep(TROUBLE_S)
+        left = deque(leases)
+        while left:
+            if await self._try(self._acknowledge((left[0],)), left[0]):
+                left.popleft()
+            else:
+                left.rotate(-1)
+                await asyncio.sleep(TROUBLE_S / len(left))
+
+    async def _try(self, ending: Awaitable[None], lease: Lease) -> bool:
+        """Whether it is done."""
+        try:
+            await ending
+        except SpoolError as fault:
+            if self.is_news("settle"):
+                log.error("spool cannot settle", lane=self._lane, fault=str(fault))
+        except Exception as fault:  # noqa: BLE001 - a row must not stay leased for ever
+            kind = type(fault).__name__
+            log.error("settling failed unexpectedly", lane=self._lane, id=lease.delivery.id, fault=kind)
+        else:
+            return True
+        return False
+
+    async def _acknowledge(self, leases: Sequence[Lease]) -> None:
+        await self._source.ack(leases)
+        self._count(len(leases), outcome="accepted", ending="accepted")
+        self._journal.accepted([lease.delivery.id for lease in leases])
 
     def is_news(self, trouble: str) -> bool:
         """Whether to log it now: not each second for each of what flies."""
@@ -115,17 +142,19 @@ class Settling:
         """End the lease by what became of it. `None`: its time was up before it could be tried."""
         match outcome:
             case None:
-                await self._expire(lease, "not tried in time")
+                await self._source.bury((lease,))
+                self._tell_expired(lease, "not tried in time")
             case Accepted():
-                await self._source.ack((lease,))
-                self._count(outcome="accepted", ending="accepted")
+                await self._acknowledge((lease,))
             case Rejected(reason=reason):
                 await self._source.reject(lease, outcome)
-                self._count(outcome="rejected", ending="rejected")
+                self._count(1, outcome="rejected", ending="rejected")
+                self._put_down(lease, outcome, reason)
                 log.info("pushkey is dead", lane=self._lane, id=lease.delivery.id, reason=reason)
             case Undeliverable(reason=reason):
                 await self._source.bury((lease,))
-                self._count(outcome="undeliverable", ending="undeliverable")
+                self._count(1, outcome="undeliverable", ending="undeliverable")
+                self._put_down(lease, outcome, reason)
                 log.warning("undeliverable", lane=self._lane, id=lease.delivery.id, reason=reason)
             case Deferred():
                 await self._defer(lease, outcome, policy)
@@ -143,16 +172,23 @@ class Settling:
             scale=timing.scale,
         )
         if wait_s is None:
-            await self._expire(lease, deferred.reason)
+            await self._source.bury((lease,))
         else:
             await self._source.nack((lease,), delay_s=wait_s)
         self._metrics.attempts[(self._lane, "deferred")].inc()
+        self._put_down(lease, deferred, deferred.reason)
+        if wait_s is None:
+            self._tell_expired(lease, deferred.reason)
 
-    async def _expire(self, lease: Lease, reason: str) -> None:
-        await self._source.bury((lease,))
+    def _tell_expired(self, lease: Lease, reason: str) -> None:
         self._metrics.endings[(self._lane, "expired")].inc()
+        self._journal.expired(lease.delivery.id, reason)
         log.warning("out of time", lane=self._lane, id=lease.delivery.id, attempts=lease.attempt, reason=reason)
 
-    def _count(self, *, outcome: str, ending: str) -> None:
-        self._metrics.attempts[(self._lane, outcome)].inc()
-        self._metrics.endings[(self._lane, ending)].inc()
+    def _put_down(self, lease: Lease, outcome: Rejected | Deferred | Undeliverable, reason: str) -> None:
+        self._metrics.count_reason(self._lane, type(outcome).__name__.lower(), reason)
+        self._journal.tried(lease.delivery.id, outcome)
+
+    def _count(self, count: int, *, outcome: str, ending: str) -> None:
+        self._metrics.attempts[(self._lane, outcome)].inc(count)
+        self._metrics.endings[(self._lane, ending)].inc(count)

@@ -36,14 +36,14 @@ class Limits(Struct, frozen=True):
     max_notification_kb: int = 64
 
 
-class Item(Struct, Generic[N], frozen=True):
+class Item(Struct, Generic[N], frozen=True, gc=False):
     """One notification of a batch with the caller's own id for it."""
 
     id: Annotated[str, Meta(max_length=64)]
     notification: N
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, gc=False):
     """What becomes of one notification: how many deliveries are on disk, who is known dead, what was at fault."""
 
     taken: int
@@ -288,7 +288,7 @@ class _Rejected(Struct, frozen=True):
         return f"_Rejected({len(self.rejected)})"
 
 
-class _Result(Struct, frozen=True):
+class _Result(Struct, frozen=True, gc=False):
     id: str
     status: str
     rejected: tuple[str, ...]

@@ -11,12 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hpack import Decoder, NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from pushgate.errors import NotSent, Unanswered
-from pushgate.http2 import Response
+from pushgate.errors import Http2Error, NotSent, Unanswered
+from pushgate.http2 import Call, Response
 from pushgate.model import Counts, Delivery, Prio
 from pushgate.outcome import Accepted, Cause, Deferred, Rejected, Undeliverable
-from pushgate.provider import ProviderRequest
+from pushgate.provider import INTERNAL, ProviderRequest, outcome_of
 from pushgate.provider.apns import (
     NOT_A_TOKEN,
     REASONS,
@@ -184,7 +185,7 @@ def test_ordinary_ones_are_not_refused() -> None:
 class FakePool:
     """Answers in turn; keeps what it was asked."""
 
-    def __init__(self, *answers: Response | Exception) -> None:
+    def __init__(self, *answers: Response | Http2Error) -> None:
         self.answers = list(answers)
         self.requests: list[tuple[bytes, bytes, float]] = []
         self.closed = self.renewed = 0
@@ -196,13 +197,11 @@ class FakePool:
     def leave(self, owner: Hashable) -> None:
         self.owners.remove(owner)
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
+    def send(self, call: Call, *, owner: Hashable) -> None:
         assert owner in self.owners
-        self.requests.append((head, body, timeout_s))
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        self.requests.append((call.head, call.body, call.timeout_s))
+        call.deadline = asyncio.get_running_loop().time() + call.timeout_s
+        asyncio.get_running_loop().call_soon(call.told, self.answers.pop(0))
 
     def renew(self) -> None:
         self.renewed += 1
@@ -227,12 +226,12 @@ def answer(status: int, reason: str = "", **more: Any) -> Response:
     return Response(status, b'{"reason":"%s"}' % reason.encode() if reason else b"", decoded=more)
 
 
-def provider(*answers: Response | Exception, clock: Clock | None = None, **more: Any) -> ApnsProvider:
+def provider(*answers: Response | Http2Error, clock: Clock | None = None, **more: Any) -> ApnsProvider:
     return provider_and_pool(*answers, clock=clock, **more)[0]
 
 
 def provider_and_pool(
-    *answers: Response | Exception, clock: Clock | None = None, **more: Any
+    *answers: Response | Http2Error, clock: Clock | None = None, **more: Any
 ) -> tuple[ApnsProvider, FakePool]:
     clock = clock or Clock()
     pool = FakePool(*answers)
@@ -244,7 +243,7 @@ def provider_and_pool(
 
 async def test_200_is_accepted() -> None:
     sender, pool = provider_and_pool(answer(200), request_timeout_s=7)
-    assert await sender.send(sealed()) == Accepted()
+    assert await outcome_of(sender, sealed()) == Accepted()
     assert pool.requests[0][2] == 7
 
 
@@ -254,35 +253,47 @@ async def test_a_certificate_that_has_expired_asks_nobody_and_keeps_the_delivery
     sender = ApnsProvider(
         settings(), line=line, authority="x.example.org", token=None, clock=clock, good_until=clock.now + 1
     )
-    assert await sender.send(sealed()) == Accepted()
+    assert await outcome_of(sender, sealed()) == Accepted()
     clock.now += 1
-    assert await sender.send(sealed()) == Deferred(Cause.CREDENTIALS, "certificate expired")
+    assert await outcome_of(sender, sealed()) == Deferred(Cause.CREDENTIALS, "certificate expired")
     assert len(pool.requests) == 1
     assert "certificate expired" in REASONS
+
+
+async def test_a_bug_in_reading_an_answer_is_deferred_and_told_without_what_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError(TOKEN)
+
+    monkeypatch.setattr("pushgate.provider.apns.classify", broken)
+    with capture_logs() as logged:
+        assert await outcome_of(provider(answer(410, "Unregistered")), sealed()) == Deferred(Cause.CONNECTION, INTERNAL)
+    assert logged == [{"event": "answer not understood", "fault": "ZeroDivisionError", "log_level": "error"}]
 
 
 async def test_pushkey_ts_of_the_device_decides_about_a_410() -> None:
     body = Response(410, b'{"reason":"Unregistered","timestamp":1749000000000}', decoded={})
     sender = provider(body, body)
-    assert await sender.send(sealed(device(pushkey_ts=1_748_000_000))) == Rejected("Unregistered", 1749000000000)
-    assert await sender.send(sealed(device(pushkey_ts=1_749_500_000))) == Deferred(Cause.DEVICE, "Unregistered")
+    assert await outcome_of(sender, sealed(device(pushkey_ts=1_748_000_000))) == Rejected("Unregistered", 1749000000000)
+    assert await outcome_of(sender, sealed(device(pushkey_ts=1_749_500_000))) == Deferred(Cause.DEVICE, "Unregistered")
 
 
 async def test_retry_after_of_the_answer_is_read_against_our_clock() -> None:
     late = answer(503, "ServiceUnavailable", **{"retry-after": "Sun, 15 Jun 2025 15:08:40 GMT"})
-    assert await provider(late).send(sealed()) == Deferred(Cause.PROVIDER, "ServiceUnavailable", 120.0)
+    assert await outcome_of(provider(late), sealed()) == Deferred(Cause.PROVIDER, "ServiceUnavailable", 120.0)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"), [(NotSent("no connection"), "connect"), (Unanswered("stream reset by the peer"), "reset")]
 )
-async def test_no_answer_is_deferred(error: Exception, reason: str) -> None:
-    assert await provider(error).send(sealed()) == Deferred(Cause.CONNECTION, reason)
+async def test_no_answer_is_deferred(error: Http2Error, reason: str) -> None:
+    assert await outcome_of(provider(error), sealed()) == Deferred(Cause.CONNECTION, reason)
     assert reason in REASONS
 
 
 async def test_no_answer_within_the_deadline_is_a_timeout() -> None:
-    assert await provider(Unanswered("no answer in time"), request_timeout_s=0.0).send(sealed()) == Deferred(
+    assert await outcome_of(provider(Unanswered("no answer in time"), request_timeout_s=0.0), sealed()) == Deferred(
         Cause.CONNECTION, "timeout"
     )
 
@@ -293,7 +304,7 @@ async def test_no_answer_within_the_deadline_is_a_timeout() -> None:
 async def test_connections_that_apns_wants_no_more_give_way_once(status: int, reason: str) -> None:
     sender, pool = provider_and_pool(*[answer(status, reason)] * 3)
     for _ in range(3):
-        outcome = await sender.send(sealed())
+        outcome = await outcome_of(sender, sealed())
         assert outcome == Deferred(Cause.CONNECTION, reason or "status 421")
     assert (pool.renewed, pool.closed) == (1, 0)
 
@@ -308,7 +319,7 @@ async def test_providers_on_one_line_are_owners_of_their_own_until_they_close() 
 
 async def test_what_cannot_be_sent_never_reaches_the_pool() -> None:
     sender, pool = provider_and_pool()
-    assert await sender.send(sealed(device("no token"))) == Undeliverable(NOT_A_TOKEN)
+    assert await outcome_of(sender, sealed(device("no token"))) == Undeliverable(NOT_A_TOKEN)
     assert pool.requests == []
 
 
@@ -319,8 +330,8 @@ async def test_expired_token_is_renewed_and_the_request_repeated_once() -> None:
     sender, pool = provider_and_pool(
         answer(403, "ExpiredProviderToken"), answer(200), answer(200), clock=Clock(OLD_ENOUGH)
     )
-    assert await sender.send(sealed()) == Accepted()
-    assert await sender.send(sealed()) == Accepted()
+    assert await outcome_of(sender, sealed()) == Accepted()
+    assert await outcome_of(sender, sealed()) == Accepted()
     first, second, third = pool.bearers()
     assert first != second == third
     assert pool.requests[0][1] == pool.requests[1][1]
@@ -328,29 +339,29 @@ async def test_expired_token_is_renewed_and_the_request_repeated_once() -> None:
 
 async def test_token_that_stays_expired_is_a_fault_of_credentials() -> None:
     sender, pool = provider_and_pool(*[answer(403, "ExpiredProviderToken")] * 3, clock=Clock(OLD_ENOUGH))
-    assert await sender.send(sealed()) == Deferred(Cause.CREDENTIALS, "ExpiredProviderToken")
-    assert await sender.send(sealed()) == Deferred(Cause.CREDENTIALS, "ExpiredProviderToken")
+    assert await outcome_of(sender, sealed()) == Deferred(Cause.CREDENTIALS, "ExpiredProviderToken")
+    assert await outcome_of(sender, sealed()) == Deferred(Cause.CREDENTIALS, "ExpiredProviderToken")
     assert len(pool.requests) == 3
 
 
 async def test_young_token_is_not_renewed() -> None:
     sender, pool = provider_and_pool(answer(403, "ExpiredProviderToken"), clock=Clock(NOW - NOW % GRID_S + 60))
-    assert await sender.send(sealed()) == Deferred(Cause.CREDENTIALS, "ExpiredProviderToken")
+    assert await outcome_of(sender, sealed()) == Deferred(Cause.CREDENTIALS, "ExpiredProviderToken")
     assert len(pool.requests) == 1
 
 
 async def test_many_with_an_expired_token_renew_it_once() -> None:
     class Expiring(FakePool):
-        async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
-            self.requests.append((head, body, timeout_s))
-            await asyncio.sleep(0)
-            return answer(200 if self.bearers()[-1] != self.bearers()[0] else 403, "ExpiredProviderToken")
+        def send(self, call: Call, *, owner: Hashable) -> None:
+            self.requests.append((call.head, call.body, call.timeout_s))
+            status = 200 if self.bearers()[-1] != self.bearers()[0] else 403
+            asyncio.get_running_loop().call_soon(call.told, answer(status, "ExpiredProviderToken"))
 
     clock = Clock(OLD_ENOUGH)
     pool = Expiring()
     token = ApnsToken(KEY, key_id="KEY1234567", team_id="TEAM123456", clock=clock)
     sender = ApnsProvider(settings(), line=Line(lambda: pool), authority="x.example.org", token=token, clock=clock)
-    outcomes = await asyncio.gather(*(sender.send(sealed()) for _ in range(5)))
+    outcomes = await asyncio.gather(*(outcome_of(sender, sealed()) for _ in range(5)))
     assert outcomes == [Accepted()] * 5
     assert len(set(pool.bearers())) == 2
 
@@ -358,9 +369,9 @@ async def test_many_with_an_expired_token_renew_it_once() -> None:
 async def test_token_of_a_new_period_is_encoded_anew() -> None:
     clock = Clock()
     sender, pool = provider_and_pool(answer(200), answer(200), clock=clock)
-    await sender.send(sealed())
+    await outcome_of(sender, sealed())
     clock.now += GRID_S
-    await sender.send(sealed())
+    await outcome_of(sender, sealed())
     assert len(set(pool.bearers())) == 2
 
 

@@ -35,9 +35,8 @@ from pushgate.provider.credentials import (
     Fetched,
     GoogleToken,
     TokenFault,
-    Way,
-    google_fetch,
 )
+from pushgate.provider.google_fetch import Way, google_fetch
 from pushgate.provider.key_files import ProxyLogin, ServiceAccount
 from tests.provider_samples import NOW, service_account, write
 
@@ -463,7 +462,7 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
         asked.append(ca_file)
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    monkeypatch.setattr("pushgate.provider.credentials.tls_context", tls_context)
+    monkeypatch.setattr("pushgate.provider.google_fetch.tls_context", tls_context)
     return asked
 
 
@@ -525,7 +524,7 @@ def test_netrc_does_not_add_a_login(
 
 
 def test_no_request_is_made_after_the_deadline(wire: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushgate.provider.credentials.FETCH_DEADLINE_S", 0)
+    monkeypatch.setattr("pushgate.provider.google_fetch.FETCH_DEADLINE_S", 0)
     with pytest.raises(CredentialError, match=TokenFault.UNREACHABLE):
         FETCH(way=Way())()
     assert wire == []

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pushgate.errors import CredentialError
-from pushgate.http2 import Response
+from pushgate.http2 import Call
 from pushgate.provider import apns, fcm
 from pushgate.provider.key_files import (
     ClientCertificate,
@@ -125,7 +125,7 @@ class Connections:
     def leave(self, owner: Hashable) -> None:
         raise AssertionError
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
+    def send(self, call: Call, *, owner: Hashable) -> None:
         raise AssertionError
 
     def renew(self) -> None:

@@ -11,10 +11,11 @@ import pytest
 from pushgate import lane, pace, retry, settling
 from pushgate.dispatch import Dispatcher
 from pushgate.errors import SpoolUnavailable
-from pushgate.lane import LaneSettings
+from pushgate.lane import LaneSettings, Sender
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery, Device, EncryptedNotification
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.provider import NOTHING, Attempt, judged
 from pushgate.settling import Timing
 from pushgate.spool import Lease
 from tests.samples import CIPHERTEXT
@@ -119,6 +120,16 @@ class Phone:
         self.at_once = 0
         self.most_at_once = 0
 
+    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> asyncio.Task[None]:
+        if self.answers and isinstance(fault := self.answers[0], Exception):
+            self.answers[:] = self.answers[1:] or [fault]
+            raise fault
+
+        async def attempt() -> None:
+            tell(await self.send(delivery))
+
+        return asyncio.create_task(attempt())
+
     async def send(self, delivery: Delivery) -> Outcome:
         self.asked += 1
         self.at_once += 1
@@ -129,8 +140,7 @@ class Phone:
             if isinstance(answer, asyncio.Event):
                 await answer.wait()
                 return Accepted()
-            if isinstance(answer, Exception):
-                raise answer
+            assert not isinstance(answer, Exception)
             return answer
         finally:
             self.at_once -= 1
@@ -138,7 +148,7 @@ class Phone:
 
 @asynccontextmanager
 async def dispatching(
-    ledger: Ledger, clock: Clock, *phones: Phone, max_in_flight: int = 100, begins: bool = False
+    ledger: Ledger, clock: Clock, *phones: Sender, max_in_flight: int = 100, begins: bool = False
 ) -> AsyncIterator[tuple[Dispatcher, Metrics]]:
     lanes = dict(zip((LANE, OTHER), phones, strict=False))
     metrics = Metrics(lanes)
@@ -271,12 +281,86 @@ async def test_an_expired_one_is_buried_without_asking_the_provider(clock: Clock
     assert (ledger.ended, phone.asked) == ([("bury", "1")], 0)
 
 
+class Misread:
+    """A provider whose first answer is not understood, for a bug."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
+        self.asked += 1
+
+        def judge() -> None:
+            tell(Accepted() if self.asked > 1 else Rejected(str(1 // 0)))
+
+        judged(tell, judge)
+        return NOTHING
+
+
+async def test_an_answer_that_was_not_understood_is_tried_again(clock: Clock) -> None:
+    ledger, phone = Ledger(), Misread()
+    ledger.add(1)
+    async with dispatching(ledger, clock, phone):
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        ledger.add(1, attempt=2)
+        await ledger.until(lambda: len(ledger.ended) == 2)
+    assert (ledger.ended, ledger.delays) == ([("nack", "1"), ("ack", "1")], [retry.FCM[Cause.CONNECTION].first_s])
+
+
 async def test_a_bug_in_a_provider_costs_no_delivery(clock: Clock) -> None:
     ledger = Ledger()
     ledger.add(1)
     async with dispatching(ledger, clock, Phone(ZeroDivisionError("x"))):
         await ledger.until(lambda: bool(ledger.ended))
     assert ledger.ended == [("nack", "1")]
+
+
+@pytest.mark.parametrize("outcome", [Rejected("Unregistered"), Deferred(Cause.PROVIDER, "x"), Accepted()])
+async def test_a_bug_in_learning_costs_neither_a_delivery_nor_the_other_answers(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
+) -> None:
+    def learn(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pushgate.lane.Pace.learn", learn)
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_exception_handler", lambda _: None)
+    ledger = Ledger()
+    for number in range(3):
+        ledger.add(number)
+    async with dispatching(ledger, clock, Phone(outcome)) as (dispatcher, _):
+        await ledger.until(lambda: len(ledger.ended) == 3)
+        await asyncio.sleep(0)
+        assert dispatcher.lanes[LANE].in_flight == 0
+    verb = "ack" if isinstance(outcome, Accepted) else "nack"
+    assert sorted(ledger.ended) == [(verb, "0"), (verb, "1"), (verb, "2")]
+
+
+class Chatterbox:
+    """A provider that tells an outcome, and then others, at once and later."""
+
+    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
+        loop = asyncio.get_running_loop()
+        tell(Accepted())
+        tell(Rejected("Unregistered"))
+        loop.call_soon(tell, Undeliverable("x"))
+        loop.call_later(0, tell, Accepted())
+        return NOTHING
+
+
+async def test_an_attempt_is_told_once(clock: Clock) -> None:
+    ledger = Ledger()
+    ledger.add(1)
+    async with dispatching(ledger, clock, Chatterbox()) as (dispatcher, metrics):
+        await ledger.until(lambda: bool(ledger.ended))
+        while dispatcher.lanes[LANE].in_flight:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert ledger.ended == [("ack", "1")]
+    told = metrics.text().decode()
+    assert f'pushgate_attempts_total{{lane="{LANE}",outcome="accepted"}} 1.0' in told
+    assert f'pushgate_attempts_total{{lane="{LANE}",outcome="rejected"}} 0.0' in told
+    assert f'pushgate_attempt_seconds_count{{lane="{LANE}"}} 1.0' in told
 
 
 async def test_no_more_fly_at_once_than_allowed(clock: Clock) -> None:
@@ -413,12 +497,12 @@ async def test_a_lane_goes_on_with_changed_settings_at_once_and_what_failed_befo
         metrics,
     ):
         await ledger.until(lambda: len(ledger.ended) == 1)  # the lane pauses for 30 s, and nobody moves the clock
-        assert metrics.alarms[(LANE, "credentials")]._value.get() == 1
+        assert metrics.alarms[(LANE, "credentials")].value == 1
         ledger.add(2)
         how = LaneSettings(sender=Phone(Accepted()), policy=retry.FCM, max_in_flight=100)
         await dispatcher.change({LANE: how})
         await ledger.until(lambda: len(ledger.ended) == 2)
-        assert metrics.alarms[(LANE, "credentials")]._value.get() == 0
+        assert metrics.alarms[(LANE, "credentials")].value == 0
     assert ledger.ended == [("nack", "1"), ("ack", "2")]
     assert ledger.hastened == [LANE]
 
@@ -460,7 +544,7 @@ async def test_an_answer_to_settings_that_were_replaced_rejects_nobody_and_pause
             await asyncio.sleep(0)
         (flying,) = await dispatcher.change({LANE: LaneSettings(Phone(Accepted()), retry.FCM, 100)})
         answers.set()
-        await asyncio.wait([flying])
+        await flying.wait()
         assert ledger.ended == [(verb, "1")]
         assert ledger.delays in ([], [1.0])
         ledger.add(2)  # and nothing holds up the next one
@@ -485,14 +569,14 @@ async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: C
         flying = await dispatcher.change({OTHER: other})
         assert LANE not in dispatcher.lanes
         lands.set()
-        await asyncio.wait(flying)
+        await asyncio.gather(*(landing.wait() for landing in flying))
         async with asyncio.timeout(5):
             while len(ledger.ended) + ledger.queues[LANE].qsize() < 7:
                 await asyncio.sleep(0)
         assert {number for verb, number in ledger.ended if verb == "ack"} >= {str(n) for n in range(5)}
         while retired in dispatcher._retired:
             await asyncio.sleep(0)
-        assert metrics.in_flight[LANE]._value.get() == 0
+        assert metrics.in_flight[LANE].value == 0
 
 
 async def test_an_open_breaker_stays_open_when_settings_change(clock: Clock, sleeps: list[float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from pushgate.errors import CredentialError, NotSent, Unanswered
-from pushgate.http2 import Response
+from pushgate.errors import CredentialError, Http2Error, NotSent, Unanswered
+from pushgate.http2 import Call, Response
 from pushgate.model import Counts, Delivery
 from pushgate.outcome import Accepted, Cause, Deferred, Rejected, Undeliverable
-from pushgate.provider import ProviderRequest
+from pushgate.provider import INTERNAL, ProviderRequest, outcome_of
 from pushgate.provider.credentials import Fetched, GoogleToken, TokenFault
 from pushgate.provider.fcm import NOT_A_TOKEN, REASONS, TOO_LARGE, FcmProvider, build_request, head
 from pushgate.provider.fcm_payload import MAX_DATA_BYTES, Look, data_bytes
@@ -88,7 +89,7 @@ def test_what_is_not_refused_fits(
 class FakePool:
     """Answers in turn; keeps what it was asked."""
 
-    def __init__(self, *answers: Response | Exception) -> None:
+    def __init__(self, *answers: Response | Http2Error) -> None:
         self.answers = list(answers)
         self.requests: list[tuple[bytes, bytes, float]] = []
         self.closed = self.renewed = 0
@@ -100,13 +101,11 @@ class FakePool:
     def leave(self, owner: Hashable) -> None:
         self.owners.remove(owner)
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
+    def send(self, call: Call, *, owner: Hashable) -> None:
         assert owner in self.owners
-        self.requests.append((head, body, timeout_s))
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        self.requests.append((call.head, call.body, call.timeout_s))
+        call.deadline = asyncio.get_running_loop().time() + call.timeout_s
+        asyncio.get_running_loop().call_soon(call.told, self.answers.pop(0))
 
     def renew(self) -> None:
         self.renewed += 1
@@ -145,7 +144,7 @@ class Fetches:
 class World:
     """A provider, its pool, its token endpoint and its clock."""
 
-    def __init__(self, *answers: Response | Exception, **more: Any) -> None:
+    def __init__(self, *answers: Response | Http2Error, **more: Any) -> None:
         self.clock = Clock()
         self.fetches = Fetches(self.clock)
         self.pool = FakePool(*answers)
@@ -185,8 +184,8 @@ async def test_provider_is_an_owner_of_its_line_until_it_closes() -> None:
 
 async def test_200_is_accepted_with_the_fetched_token() -> None:
     world = World(OK, OK, request_timeout_s=12)
-    assert await world.provider.send(sealed()) == Accepted()
-    assert await world.provider.send(plain()) == Accepted()
+    assert await outcome_of(world.provider, sealed()) == Accepted()
+    assert await outcome_of(world.provider, plain()) == Accepted()
     assert world.pool.bearers() == ["Bearer token-1"] * 2
     assert world.fetches.count == 1
     assert world.pool.requests[0][2] == 12
@@ -195,26 +194,26 @@ async def test_200_is_accepted_with_the_fetched_token() -> None:
 async def test_an_answer_is_classified_with_retry_after_against_our_clock() -> None:
     date = {"retry-after": "Sun, 15 Jun 2025 15:08:40 GMT"}
     world = World(error(404, "UNREGISTERED"), error(503, "UNAVAILABLE", **date))
-    assert await world.provider.send(sealed()) == Rejected("UNREGISTERED")
-    assert await world.provider.send(sealed()) == Deferred(Cause.PROVIDER, "UNAVAILABLE", 120.0)
+    assert await outcome_of(world.provider, sealed()) == Rejected("UNREGISTERED")
+    assert await outcome_of(world.provider, sealed()) == Deferred(Cause.PROVIDER, "UNAVAILABLE", 120.0)
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "UNAUTHENTICATED"), (403, "PERMISSION_DENIED")])
 async def test_refused_token_is_fetched_anew_and_the_request_repeated_once(status: int, code: str) -> None:
     world = World(OK, refused(status, code), OK)
-    await world.provider.send(sealed())
+    await outcome_of(world.provider, sealed())
     world.clock.now += 600
-    assert await world.provider.send(sealed()) == Accepted()
+    assert await outcome_of(world.provider, sealed()) == Accepted()
     assert world.pool.bearers() == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
     assert world.pool.requests[1][1] == world.pool.requests[2][1]
 
 
 async def test_refusal_that_stays_is_a_fault_of_credentials_and_does_not_hammer_the_token_endpoint() -> None:
     world = World(OK, *[refused()] * 4)
-    await world.provider.send(sealed())
+    await outcome_of(world.provider, sealed())
     world.clock.now += 600
     for _ in range(3):
-        assert await world.provider.send(sealed()) == Deferred(Cause.CREDENTIALS, "UNAUTHENTICATED")
+        assert await outcome_of(world.provider, sealed()) == Deferred(Cause.CREDENTIALS, "UNAUTHENTICATED")
     assert world.fetches.count == 2
     assert world.pool.answers == []
 
@@ -232,7 +231,7 @@ async def test_no_token_sends_nothing_and_only_an_unreachable_endpoint_is_not_a_
 ) -> None:
     world = World()
     world.fetches.fault = fault
-    assert await world.provider.send(sealed()) == Deferred(NO_TOKEN[fault], fault)
+    assert await outcome_of(world.provider, sealed()) == Deferred(NO_TOKEN[fault], fault)
     assert world.pool.requests == []
     assert fault in REASONS
 
@@ -242,12 +241,24 @@ async def test_token_that_cannot_be_fetched_anew_after_a_refusal_says_why_and_th
     fault: TokenFault,
 ) -> None:
     world = World(OK, refused(403, "PERMISSION_DENIED"), OK)
-    await world.provider.send(sealed())
+    await outcome_of(world.provider, sealed())
     world.clock.now += 120
     world.fetches.fault = fault
-    assert await world.provider.send(sealed()) == Deferred(NO_TOKEN[fault], fault)
-    assert await world.provider.send(sealed()) == Accepted()
+    assert await outcome_of(world.provider, sealed()) == Deferred(NO_TOKEN[fault], fault)
+    assert await outcome_of(world.provider, sealed()) == Accepted()
     assert world.pool.bearers() == ["Bearer token-1"] * 3
+
+
+@pytest.mark.parametrize("where", ["pushgate.provider.fcm.classify", "pushgate.provider.fcm.GoogleToken.bearer"])
+async def test_a_bug_is_deferred_and_told_without_what_it_says(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a pushkey")
+
+    monkeypatch.setattr(where, broken)
+    world = World(error(404, "UNREGISTERED"))
+    with capture_logs() as logged:
+        assert await outcome_of(world.provider, sealed()) == Deferred(Cause.CONNECTION, INTERNAL)
+    assert logged == [{"event": "answer not understood", "fault": "ZeroDivisionError", "log_level": "error"}]
 
 
 async def test_third_party_auth_error_holds_up_one_delivery_and_is_told_once_an_hour() -> None:
@@ -256,7 +267,7 @@ async def test_third_party_auth_error_holds_up_one_delivery_and_is_told_once_an_
     for step_s in (0, 1, 3598, 1, 1, -7200):
         world.clock.now += step_s
         with capture_logs() as logs:
-            outcome = await world.provider.send(sealed())
+            outcome = await outcome_of(world.provider, sealed())
         assert outcome == Deferred(Cause.DEVICE, "THIRD_PARTY_AUTH_ERROR")
         told.append(len(logs))
         for line in logs:
@@ -269,20 +280,20 @@ async def test_third_party_auth_error_holds_up_one_delivery_and_is_told_once_an_
 @pytest.mark.parametrize(
     ("fault", "reason"), [(NotSent("no connection"), "connect"), (Unanswered("stream reset by the peer"), "reset")]
 )
-async def test_no_answer_is_deferred(fault: Exception, reason: str) -> None:
-    assert await World(fault).provider.send(sealed()) == Deferred(Cause.CONNECTION, reason)
+async def test_no_answer_is_deferred(fault: Http2Error, reason: str) -> None:
+    assert await outcome_of(World(fault).provider, sealed()) == Deferred(Cause.CONNECTION, reason)
     assert reason in REASONS
 
 
 async def test_misdirected_request_has_the_connections_replaced() -> None:
     world = World(Response(421, b"", decoded={}))
-    assert await world.provider.send(sealed()) == Deferred(Cause.CONNECTION, "status 421")
+    assert await outcome_of(world.provider, sealed()) == Deferred(Cause.CONNECTION, "status 421")
     assert (world.pool.renewed, world.pool.closed) == (1, 0)
 
 
 async def test_what_cannot_be_sent_never_reaches_the_pool() -> None:
     world = World()
-    assert await world.provider.send(sealed(device("no token"))) == Undeliverable(NOT_A_TOKEN)
+    assert await outcome_of(world.provider, sealed(device("no token"))) == Undeliverable(NOT_A_TOKEN)
     assert world.pool.requests == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -31,11 +32,18 @@ class Bench:
 
     def put(self, count: int = 1) -> list[Row]:
         rows = [self.row() for _ in range(count)]
-        for row in rows:
-            self.lane.promise(row)
-            self.lane.redeem(row, kept=True)
+        assert all(self.promise(row) for row in rows), "there is room for them"
+        self.lane.redeem_all(rows)
         self.lane.serve()
         return rows
+
+    def promise(self, row: Row) -> bool:
+        """Whether the lane holds it."""
+        self.lane.promise(row)
+        return row.id in self.lane.held
+
+    def spills(self) -> bool:
+        return self.lane.spilling
 
     async def wait(self, limit: int = 10) -> asyncio.Task[list[Row]]:
         """A task that waits for a lease."""
@@ -51,8 +59,8 @@ class Bench:
         self.fetches += 1
 
 
-def rows_of(leases: object) -> list[Row]:
-    return [cast(Row, lease.token) for lease in cast(list[Lease], leases)]
+def rows_of(leases: Sequence[Lease]) -> list[Row]:
+    return [cast(Row, lease) for lease in leases]
 
 
 async def test_a_lease_cancelled_after_it_was_given_goes_back_to_the_front_and_to_the_next() -> None:
@@ -140,23 +148,21 @@ async def test_a_fetch_that_failed_is_told_and_tried_again_by_the_next_lease() -
 
 async def test_a_full_lane_spills_until_it_has_caught_up() -> None:
     bench = Bench(most_ready=4)
-    for _ in range(4):
-        bench.lane.spill_if_full()
-        assert not bench.lane.spilling
-        bench.put(1)
-    bench.lane.spill_if_full()
-    assert bench.lane.spilling
+    bench.put(4)
+    assert not bench.spills()
+    assert not bench.promise(bench.row())
+    assert bench.spills()
     bench.lane.due_at(0)
     assert len(await bench.lane.lease(1)) == 1
     assert bench.fetches == 0, "there is enough in memory"
     assert len(await bench.lane.lease(1)) == 1
     assert bench.fetches == 1
     bench.lane.fetched([bench.row()], next_due_ms=0, caught_up=False)
-    bench.lane.spill_if_full()
-    assert bench.lane.spilling
+    assert bench.spills()
+    assert not bench.promise(bench.row()), "older ones wait in the store"
     bench.lane.fetched([], next_due_ms=NEVER_MS, caught_up=True)
-    bench.lane.spill_if_full()
-    assert not bench.lane.spilling
+    assert not bench.spills()
+    assert bench.promise(bench.row())
 
 
 async def test_due_rows_make_a_lane_with_enough_in_memory_spill_so_that_they_get_their_turn() -> None:
@@ -172,10 +178,10 @@ async def test_due_rows_make_a_lane_with_enough_in_memory_spill_so_that_they_get
 async def test_memory_is_counted_over_everything_that_can_happen_to_a_row() -> None:
     bench = Bench(limit_bytes=100, most_ready=100)
     promised, refused = bench.row(30), bench.row(80)
-    for row in (promised, refused):
-        bench.lane.promise(row)
+    assert bench.promise(promised)
+    assert bench.promise(refused)
     assert bench.memory.full
-    bench.lane.spill_if_full()
+    assert not bench.promise(bench.row())
     assert bench.lane.spilling
     bench.lane.redeem(promised, kept=True)
     bench.lane.redeem(refused, kept=False)

@@ -161,9 +161,14 @@ class Connection(asyncio.Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether a request can go out now: a stream is free and the transport takes data."""
-        streams = self._streams
-        return len(streams.open) < streams.max_streams and not self._is_paused and not self._session.is_retired
+        """Whether a request can go out now: a stream is free, the peer's window is open, the transport takes data."""
+        streams, session = self._streams, self._session
+        return (
+            len(streams.open) < streams.max_streams
+            and session.out.window > 0
+            and not self._is_paused
+            and not session.is_retired
+        )
 
     @property
     def started(self) -> int:

@@ -46,7 +46,7 @@ class Malformed(Exception):  # noqa: N818 - what the answer is
     """A header block is sound but no answer (RFC 9113 §8.1.1). Stays inside this package."""
 
 
-class Response(Struct, frozen=True):
+class Response(Struct, frozen=True, gc=False):
     """A peer's answer to one request."""
 
     status: int

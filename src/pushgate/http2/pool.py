@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Hashable
+from functools import cached_property
 from typing import Any, Protocol
 
 from pushgate.errors import NotSent
@@ -13,7 +14,7 @@ from pushgate.http2.connection import Connection, Listener, State
 from pushgate.http2.frames import GoAway
 from pushgate.http2.headers import Response
 from pushgate.http2.limits import Limits
-from pushgate.http2.queue import Call, Queue
+from pushgate.http2.queue import AwaitedCall, Call, Queue
 from pushgate.http2.shares import Share, Shares
 from pushgate.http2.target import Target
 
@@ -79,6 +80,10 @@ class Pool:
         """One more with each connection that led to nothing: the next one begins with another address."""
         self._is_closed = False
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
     @property
     def connections(self) -> int:
         """How many connections take requests."""
@@ -106,39 +111,49 @@ class Pool:
         self._dispatch()
 
     async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable = None) -> Response:
-        """Send a request on a connection with a free stream and wait for its answer, both within `timeout_s`.
+        """Send a request and wait for its answer. Raises NotSent or Unanswered, see `send`."""
+        answer: asyncio.Future[Response] = self._loop.create_future()
+        call = AwaitedCall(head, body, timeout_s=timeout_s, answer=answer)
+        self.send(call, owner=owner)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+
+    def send(self, call: Call, *, owner: Hashable = None) -> None:
+        """Send a request on a connection with a free stream and tell it the answer, both within its `timeout_s`.
 
         One `owner` gets only so many streams that some are left for the others (see `shares`).
 
-        What a connection certainly did not act on goes to another one, a few times. Raises NotSent when nobody has
-        acted on it (the peer is down, no stream became free in time, the pool is closed), Unanswered when the peer
-        may have acted on it.
+        What a connection certainly did not act on goes to another one, a few times. The call is told NotSent when
+        nobody has acted on it (the peer is down, no stream became free in time, the pool is closed), perhaps before
+        this returns; Unanswered when the peer may have acted on it.
         """
-        if timeout_s <= 0:
-            raise NotSent("no time left")
-        loop = asyncio.get_running_loop()
-        call = Call(
-            head,
-            body,
-            share=self._shares.by_owner.get(owner) or self.join(owner),
-            timeout_s=timeout_s,
-            deadline=loop.time() + timeout_s,
-            answer=loop.create_future(),
-        )
-        self._place(call)
-        attempt = 1
-        while True:
-            try:
-                return await call.answer
-            except NotSent:
-                was_waiting = call.connection is None
-                if was_waiting or attempt == ATTEMPTS or self._is_closed or call.deadline <= loop.time():
-                    raise
-            except asyncio.CancelledError:
-                self._withdraw(call)
-                raise
-            attempt += 1
-            self._repeat(call, loop.create_future())
+        call.pool = self
+        call.share = self._shares.by_owner.get(owner) or self.join(owner)
+        call.deadline = self._loop.time() + call.timeout_s
+        if self._is_closed:
+            call.refuse("the pool is closed")
+        elif call.timeout_s <= 0:
+            call.refuse("no time left")
+        else:
+            self._place(call)
+
+    def will_repeat(self, call: Call) -> bool:
+        """Whether a call that nobody acted on is sent again: soon, and before those that came later."""
+        if call.attempts >= ATTEMPTS or self._is_closed or call.deadline <= self._loop.time():
+            return False
+        self._loop.call_soon(self._repeat, call)
+        return True
+
+    def withdraw(self, call: Call) -> None:
+        """Nobody waits for this one any more."""
+        if call.connection is None:
+            self._queue.remove(call)
+        elif call.stream is not None:
+            call.connection.abandon(call.stream, "cancelled")
+            self._dispatch()
 
     def renew(self) -> None:
         """Leave all connections: what waits or comes takes new ones, what is in flight is awaited on the old ones.
@@ -165,9 +180,7 @@ class Pool:
     # The way of a request
 
     def _place(self, call: Call) -> None:
-        """Give the request to a connection, or let it wait. Raises NotSent when it cannot even wait."""
-        if self._is_closed:
-            raise NotSent("the pool is closed")
+        """Give the request to a connection, or let it wait, or refuse it where it cannot even wait."""
         share = call.share
         if not share.fresh and not share.again and self._shares.may_start(share):
             connection = self._with_room()
@@ -175,14 +188,20 @@ class Pool:
                 call.submit(connection)
                 return
         if self._queue.is_full_for(share):
-            raise NotSent("too many requests wait for a free stream")
+            call.refuse("too many requests wait for a free stream")
+            return
         self._queue.append(call)
         self._grow()
 
-    def _repeat(self, call: Call, answer: asyncio.Future[Response]) -> None:
+    def _repeat(self, call: Call) -> None:
         """Place a request again, before those that came later."""
+        if call.is_over:
+            return
+        if self._is_closed:
+            call.refuse("the pool is closed")
+            return
         self.repeats += 1
-        call.avoid, call.connection, call.answer = call.connection, None, answer
+        call.avoid, call.connection = call.connection, None
         self._queue.append_again(call)
         self._dispatch()
 
@@ -211,14 +230,6 @@ class Pool:
                 last_choice = connection
         return last_choice
 
-    def _withdraw(self, call: Call) -> None:
-        """Nobody waits for this one any more."""
-        if call.connection is None:
-            self._queue.remove(call)
-        elif call.stream is not None:
-            call.connection.abandon(call.stream, "cancelled")
-            self._dispatch()
-
     # Connections
 
     def _grow(self) -> None:
@@ -231,11 +242,10 @@ class Pool:
             return
         if any(not connection.answered for connection in self._usable):
             return
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         pause_s = max(self._backoff.pause_s(now), self._mute_backoff.pause_s(now))
         if pause_s <= 0:
-            self._connecting = loop.create_task(self._connect())
+            self._connecting = self._loop.create_task(self._connect())
         elif not self._usable:
             self._queue.refuse_all(f"no connection, next try in {pause_s:.1f} s")
 
@@ -270,7 +280,7 @@ class Pool:
                 self._leaving[connection] = True
         self.connections_failed += 1
         self._turn += 1
-        self._backoff.failed(asyncio.get_running_loop().time())
+        self._backoff.failed(self._loop.time())
         if not self._usable:
             self._queue.refuse_all(why)
 
@@ -303,7 +313,7 @@ class Pool:
         if is_barren and not self._leaving[connection] and not self._is_closed:
             self._leaving[connection] = True
             self._turn += 1
-            self._backoff.stumbled(asyncio.get_running_loop().time())
+            self._backoff.stumbled(self._loop.time())
         if is_gone:
             del self._leaving[connection]
             if connection.goaway is None and not connection.was_closed:
@@ -317,5 +327,5 @@ class Pool:
         self.connections_mute += 1
         self._turn += 1
         if connection not in self._old:
-            self._mute_backoff.stumbled(asyncio.get_running_loop().time())
+            self._mute_backoff.stumbled(self._loop.time())
             self._old = set(self._usable)

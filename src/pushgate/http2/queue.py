@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import chain
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pushgate.errors import Http2Error, NotSent
 from pushgate.http2.headers import Response
@@ -28,39 +28,66 @@ _DEADLINE = attrgetter("deadline")
 
 
 class Call:
-    """A request on its way through a pool: waiting, or on a stream of a connection, whose end is told to it."""
+    """A request on its way through a pool: waiting, or on a stream of a connection, whose end is told to it.
 
-    __slots__ = ("answer", "avoid", "body", "connection", "deadline", "head", "share", "stream", "timeout_s")
+    Whoever makes one says by `told` what to do with its end.
+    """
 
-    def __init__(
-        self,
-        head: bytes,
-        body: bytes,
-        *,
-        share: Share,
-        timeout_s: float,
-        deadline: float,
-        answer: asyncio.Future[Response],
-    ) -> None:
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "body",
+        "connection",
+        "deadline",
+        "head",
+        "is_over",
+        "pool",
+        "share",
+        "stream",
+        "timeout_s",
+    )
+
+    pool: Repeater
+    share: Share
+    deadline: float
+    """On the loop's clock."""
+
+    def __init__(self, head: bytes, body: bytes, *, timeout_s: float) -> None:
         self.head = head
         self.body = body
-        self.share = share
         self.timeout_s = timeout_s
-        self.deadline = deadline
-        """On the loop's clock."""
-        self.answer = answer
+        self.attempts = 0
+        self.is_over = False
+        """Nobody waits for it: its end was told, or it was cancelled."""
         self.connection: Connection | None = None
         self.stream: Stream | None = None
         self.avoid: Connection | None = None
         """The connection that did not take it last time."""
 
+    def told(self, end: Response | Http2Error) -> None:
+        """The peer's answer, or NotSent or Unanswered. Called once at most, not after `cancel`."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. The peer is told, where it has it."""
+        if not self.is_over:
+            self.is_over = True
+            self.pool.withdraw(self)
+
     def submit(self, connection: Connection) -> None:
         """Send it on a connection that has room."""
+        self.attempts += 1
         self.connection = connection
         self.stream = connection.submit(
             self.head, self.body, answer=self, deadline=self.deadline, timeout_s=self.timeout_s
         )
         self.share.begin()
+
+    def refuse(self, why: str) -> None:
+        """Nobody acted on it, and nobody will."""
+        if not self.is_over:
+            self.is_over = True
+            self.told(NotSent(why))
 
     # What a stream tells, exactly once: the stream is free again, whether or not somebody still waits for the answer.
 
@@ -72,15 +99,49 @@ class Call:
         """The peer answered."""
         self.stream = None
         self.share.end()
-        if not self.answer.done():
-            self.answer.set_result(result)
+        if not self.is_over:
+            self.is_over = True
+            self.told(result)
 
     def set_exception(self, exception: Http2Error, /) -> None:
         """NotSent or Unanswered."""
         self.stream = None
         self.share.end()
-        if not self.answer.done():
-            self.answer.set_exception(exception)
+        if self.is_over or (isinstance(exception, NotSent) and self.pool.will_repeat(self)):
+            return
+        self.is_over = True
+        self.told(exception)
+
+
+class AwaitedCall(Call):
+    """One whose end is a future's."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, head: bytes, body: bytes, *, timeout_s: float, answer: asyncio.Future[Response]) -> None:
+        super().__init__(head, body, timeout_s=timeout_s)
+        self.answer = answer
+
+    def told(self, end: Response | Http2Error) -> None:
+        """See `Call.told`."""
+        if self.answer.done():
+            return
+        if isinstance(end, Response):
+            self.answer.set_result(end)
+        else:
+            self.answer.set_exception(end)
+
+
+class Repeater(Protocol):
+    """The part of a pool that its calls need."""
+
+    def will_repeat(self, call: Call) -> bool:
+        """Whether a call that nobody acted on is sent again."""
+        ...
+
+    def withdraw(self, call: Call) -> None:
+        """Nobody waits for this one any more."""
+        ...
 
 
 class Queue:
@@ -188,5 +249,4 @@ def _soonest(share: Share) -> float:
 
 def _refuse(calls: list[Call], why: str) -> None:
     for call in calls:
-        if not call.answer.done():
-            call.answer.set_exception(NotSent(why))
+        call.refuse(why)

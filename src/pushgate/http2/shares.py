@@ -50,7 +50,7 @@ class Share:
         """Its call whose turn it is. Those that nobody waits for any more are dropped."""
         for calls in (self.again, self.fresh):
             while calls:
-                if not calls[0].answer.done():
+                if not calls[0].is_over:
                     return calls[0]
                 calls.popleft()
                 self._shares.waiting -= 1

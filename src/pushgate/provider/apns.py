@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import re
 from binascii import a2b_base64
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Self
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
-from pushgate.http2 import Pool, encode_headers
+from pushgate.errors import Http2Error
+from pushgate.http2 import Call, Pool, Response, encode_headers
 from pushgate.model import Delivery, Prio
 from pushgate.outcome import Cause, Deferred, Outcome, Undeliverable
-from pushgate.provider import ProviderRequest
+from pushgate.provider import NOTHING, Attempt, ProviderRequest, Tell, judged
 from pushgate.provider.answer import CONNECTION_REASONS
 from pushgate.provider.apns_answer import ACCEPTED, EXPIRED_TOKEN, NEW_CONNECTION_REASONS, classify
 from pushgate.provider.apns_answer import REASONS as ANSWER_REASONS
@@ -23,12 +24,14 @@ from pushgate.provider.apns_payload import MAX_PAYLOAD_BYTES, Look, fits, is_bac
 from pushgate.provider.apns_settings import HOSTS, Settings, client_certificate
 from pushgate.provider.credentials import ApnsToken, Clock
 from pushgate.provider.key_files import read_proxy, read_signing_key
-from pushgate.provider.peer import Line, target, tls_context
+from pushgate.provider.peer import Line, target, tls_context, unanswered
 from pushgate.provider.sharing import Release, Sharing
 
 __all__ = ["REASONS", "ApnsProvider", "Form", "Settings", "build_request", "classify", "form"]
 
 MAX_PUSHKEY_CHARS = 4096
+ID_CHARS = 36
+"""Of a UUID."""
 
 NOT_A_TOKEN = "the pushkey is not a device token"  # noqa: S105 - not a password
 TOO_LARGE = "too large for APNs"
@@ -36,7 +39,7 @@ EXPIRED_CERTIFICATE = "certificate expired"
 REASONS = ANSWER_REASONS | CONNECTION_REASONS | {NOT_A_TOKEN, TOO_LARGE, EXPIRED_CERTIFICATE}
 """Every reason that an outcome of this provider can give."""
 
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_HEX = re.compile(r"[0-9A-Fa-f]+")
 
 
 class Form(Struct, frozen=True):
@@ -84,18 +87,18 @@ def build_request(delivery: Delivery, *, form: Form, authorization: bytes) -> Pr
     body = payload(delivery, form.look)
     if len(body) > MAX_PAYLOAD_BYTES:
         return Undeliverable(TOO_LARGE)
-    fields = (
+    head = b"%b%b%b%b%b%b%b%b%d" % (
         form.start,
         _beginning(":path", "/3/device/", len(token)),
         token.encode(),
         _kind(delivery, form),
         authorization,
-        _beginning("apns-id", "", len(delivery.id)),
+        _APNS_ID if len(delivery.id) == ID_CHARS else _beginning("apns-id", "", len(delivery.id)),
         delivery.id.encode(),
-        _beginning("apns-expiration", "", len(expiration := b"%d" % delivery.expires_at)),
+        _beginning("apns-expiration", "", len(str(expiration := int(delivery.expires_at)))),
         expiration,
     )
-    return ProviderRequest(b"".join(fields), body)
+    return ProviderRequest(head, body)
 
 
 @lru_cache(maxsize=256)
@@ -103,6 +106,9 @@ def _beginning(name: str, prefix: str, chars: int) -> bytes:
     """An encoded field without the last `chars` of its value: literals end with the value as it is."""
     whole = encode_headers([(name, prefix + "0" * chars)], never_indexed=(":path",))
     return whole[: len(whole) - chars]
+
+
+_APNS_ID = _beginning("apns-id", "", ID_CHARS)
 
 
 def _kind(delivery: Delivery, form: Form) -> bytes:
@@ -117,7 +123,7 @@ def _device_token(pushkey: str, encoding: str) -> str | None:
     if not pushkey or len(pushkey) > MAX_PUSHKEY_CHARS:
         return None
     if encoding == "hex":
-        return pushkey if _HEX.fullmatch(pushkey) else None
+        return pushkey if _HEX.fullmatch(pushkey) and not len(pushkey) % 2 else None
     try:
         return a2b_base64(pushkey, strict_mode=True).hex()
     except ValueError:
@@ -141,13 +147,14 @@ class ApnsProvider:
         """`good_until`: when the certificate ends, in unix seconds."""
         self._form = form(settings, authority=authority)
         self._good_until = good_until
-        self._timeout_s = settings.request_timeout_s
+        self.timeout_s = settings.request_timeout_s
         self._line = line
         self._line.join(self)
         self._token = token
         self._clock = clock
         self._releases = releases
-        self._bearer = ""
+        self.bearer = ""
+        """The one that requests are made with now."""
         self._authorization = b""
 
     @classmethod
@@ -164,7 +171,10 @@ class ApnsProvider:
         shown = certificate.chain_pem if certificate else b""
         trust = settings.ca_file.read_bytes() if settings.ca_file else b""
         key = ("apns", peer.host, peer.port, proxy, trust, shown, identity, settings.max_connections)
-        line, release = sharing.take(key, lambda: Line(lambda: Pool(peer, max_connections=settings.max_connections)))
+        line, release = sharing.take(
+            key,
+            lambda: Line(lambda: Pool(peer, max_connections=settings.max_connections), peer=f"{peer.host}:{peer.port}"),
+        )
         return cls(
             settings,
             line=line,
@@ -175,22 +185,23 @@ class ApnsProvider:
             releases=(release, *releases),
         )
 
+    @property
+    def certificate_ends_at(self) -> float:
+        """In unix seconds; 0 where none is shown."""
+        return self._good_until if self._good_until < math.inf else 0.0
+
     def refuse(self, delivery: Delivery) -> str | None:
         """Why APNs could never take it, or None. Never names the pushkey."""
         if _device_token(delivery.device.pushkey, self._form.token_encoding) is None:
             return NOT_A_TOKEN
         return None if fits(delivery, self._form.look) else TOO_LARGE
 
-    async def send(self, delivery: Delivery) -> Outcome:
-        """Make one attempt, and a second one at once where only our token had expired."""
+    def start(self, delivery: Delivery, tell: Tell) -> Attempt:
+        """See `provider.Provider.start`. A second attempt is made at once where only our token had expired."""
         if self._clock() >= self._good_until:
-            return Deferred(Cause.CREDENTIALS, EXPIRED_CERTIFICATE)  # nobody would get as far as to say so
-        bearer = self._token.bearer() if self._token else ""
-        outcome = await self._attempt(delivery, bearer)
-        expired = isinstance(outcome, Deferred) and outcome.reason == EXPIRED_TOKEN
-        if expired and self._token and self._token.renew(bearer):
-            outcome = await self._attempt(delivery, self._token.bearer())
-        return outcome
+            tell(Deferred(Cause.CREDENTIALS, EXPIRED_CERTIFICATE))  # nobody would get as far as to say so
+            return NOTHING
+        return self._try(delivery, tell, is_again=False)
 
     async def close(self) -> None:
         """Let go of what was shared. Nothing is in flight any more."""
@@ -198,17 +209,20 @@ class ApnsProvider:
         for release in self._releases:
             await release()
 
-    async def _attempt(self, delivery: Delivery, bearer: str) -> Outcome:
-        if bearer != self._bearer:
-            self._bearer, self._authorization = bearer, authorization(bearer)
+    def _try(self, delivery: Delivery, tell: Tell, *, is_again: bool) -> Attempt:
+        bearer = self._token.bearer() if self._token else ""
+        if bearer != self.bearer:
+            self.bearer, self._authorization = bearer, authorization(bearer)
         request = build_request(delivery, form=self._form, authorization=self._authorization)
         if isinstance(request, Undeliverable):
-            return request
-        response = await self._line.ask(request, timeout_s=self._timeout_s, owner=self)
-        if isinstance(response, Deferred):
-            return response
-        if response.status == 200:
-            return ACCEPTED
+            tell(request)
+            return NOTHING
+        call = _Attempt(self, delivery, tell, request, is_again=is_again)
+        self._line.send(call, owner=self)
+        return call
+
+    def outcome(self, delivery: Delivery, response: Response) -> Outcome:
+        """What an answer means. Leaves the connections where the answer says that they are of no more use."""
         outcome = classify(
             response.status,
             response.headers,
@@ -219,6 +233,52 @@ class ApnsProvider:
         if isinstance(outcome, Deferred) and outcome.reason in NEW_CONNECTION_REASONS:
             self._line.renew()
         return outcome
+
+    def tries_again(self, attempt: _Attempt, bearer: str) -> bool:
+        """Whether an attempt whose token APNs calls expired is made again, with another one: then it is."""
+        if attempt.is_again or self._token is None or not self._token.renew(bearer):
+            return False
+        attempt.next = self._try(attempt.delivery, attempt.tell, is_again=True)
+        return True
+
+
+class _Attempt(Call):
+    """A request to APNs on its way."""
+
+    __slots__ = ("_bearer", "_provider", "delivery", "is_again", "next", "tell")
+
+    def __init__(
+        self, provider: ApnsProvider, delivery: Delivery, tell: Tell, request: ProviderRequest, *, is_again: bool
+    ) -> None:
+        super().__init__(request.head, request.body, timeout_s=provider.timeout_s)
+        self._provider = provider
+        self._bearer = provider.bearer
+        self.delivery = delivery
+        self.tell = tell
+        self.is_again = is_again
+        self.next: Attempt = NOTHING
+        """The attempt that was made again in place of this one."""
+
+    def told(self, end: Response | Http2Error) -> None:
+        """See `Call.told`."""
+        if not isinstance(end, Response):
+            self.tell(unanswered(self, end))
+            return
+        if end.status == 200:
+            self.tell(ACCEPTED)
+        else:
+            judged(self.tell, partial(self._judge, end))
+
+    def _judge(self, answer: Response) -> None:
+        outcome = self._provider.outcome(self.delivery, answer)
+        expired = isinstance(outcome, Deferred) and outcome.reason == EXPIRED_TOKEN
+        if not (expired and self._provider.tries_again(self, self._bearer)):
+            self.tell(outcome)
+
+    def cancel(self) -> None:
+        """See `Call.cancel`."""
+        super().cancel()
+        self.next.cancel()
 
 
 def _shared_token(settings: Settings, clock: Clock, sharing: Sharing) -> tuple[ApnsToken, bytes, list[Release]]:

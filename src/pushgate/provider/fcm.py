@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
+from functools import partial
 from hashlib import sha256
 from typing import Self
 
 import msgspec
 import structlog
 
-from pushgate.errors import CredentialError
-from pushgate.http2 import Pool, encode_headers
+from pushgate.errors import CredentialError, Http2Error
+from pushgate.http2 import Call, Pool, Response, encode_headers
 from pushgate.model import Delivery
 from pushgate.outcome import Cause, Deferred, Outcome, Undeliverable
-from pushgate.provider import ProviderRequest
+from pushgate.provider import Attempt, ProviderRequest, Tell, judged, mistaken
 from pushgate.provider.answer import CONNECTION_REASONS, NEW_CONNECTION_REASONS
-from pushgate.provider.credentials import Clock, GoogleToken, TokenFault, Way, google_fetch
+from pushgate.provider.credentials import Clock, GoogleToken, TokenFault
 from pushgate.provider.fcm_answer import ACCEPTED, THIRD_PARTY, TOKEN_REASONS, classify
 from pushgate.provider.fcm_answer import REASONS as ANSWER_REASONS
 from pushgate.provider.fcm_payload import Look, fits, look, payload
 from pushgate.provider.fcm_settings import HOST, Settings
 from pushgate.provider.key_files import read_proxy, read_service_account
-from pushgate.provider.peer import Line, target, tls_context
+from pushgate.provider.peer import Line, target, tls_context, unanswered
 from pushgate.provider.sharing import Release, Sharing
 
 log = structlog.get_logger(__name__)
@@ -100,6 +102,8 @@ class FcmProvider:
 
         Lanes of the same account share its token, and where host and trust are the same too, the connections.
         """
+        from pushgate.provider.google_fetch import Way, google_fetch  # who has no app of FCM does without them
+
         account = read_service_account(settings.credentials_file) if settings.credentials_file else None
         proxy = read_proxy(settings.proxy, settings.proxy_login_file)
         tls = tls_context(ca_file=settings.ca_file)
@@ -113,10 +117,16 @@ class FcmProvider:
         )
         key = ("fcm", peer.host, peer.port, proxy, trust, identity, settings.max_connections)
         line, release_line = sharing.take(
-            key, lambda: Line(lambda: Pool(peer, max_connections=settings.max_connections))
+            key,
+            lambda: Line(lambda: Pool(peer, max_connections=settings.max_connections), peer=f"{peer.host}:{peer.port}"),
         )
         releases = (release_line, release_token)
         return cls(settings, line=line, authority=peer.authority, token=token, clock=clock, releases=releases)
+
+    @property
+    def token_ends_at(self) -> float:
+        """See `GoogleToken.ends_at`."""
+        return self._token.ends_at
 
     def refuse(self, delivery: Delivery) -> str | None:
         """Why FCM could never take it, or None. Never names the pushkey."""
@@ -124,18 +134,14 @@ class FcmProvider:
             return NOT_A_TOKEN
         return None if fits(delivery, self._look) else TOO_LARGE
 
-    async def send(self, delivery: Delivery) -> Outcome:
-        """Make one attempt, and a second one at once where only our access token was refused."""
-        try:
-            bearer = await self._token.bearer()
-            outcome, refused = await self._attempt(delivery, bearer)
-            if refused and self._token.renew(bearer):
-                outcome, _ = await self._attempt(delivery, await self._token.bearer(refused=bearer))
-        except CredentialError as error:
-            fault = str(error)
-            # nobody said anything against the credentials where nobody answered
-            return Deferred(Cause.CONNECTION if fault == TokenFault.UNREACHABLE else Cause.CREDENTIALS, fault)
-        return outcome
+    def start(self, delivery: Delivery, tell: Tell) -> Attempt:
+        """See `provider.Provider.start`. A second attempt is made at once where only our access token was refused."""
+        attempt = _Attempt(self, delivery, tell)
+        if (bearer := self._token.at_hand()) is not None:
+            attempt.begin(bearer)
+        else:
+            attempt.fetch_and_begin()
+        return attempt
 
     async def close(self) -> None:
         """Let go of what was shared. Nothing is in flight any more."""
@@ -143,30 +149,120 @@ class FcmProvider:
         for release in self._releases:
             await release()
 
-    async def _attempt(self, delivery: Delivery, bearer: str) -> tuple[Outcome, bool]:
-        """The outcome, and whether it was the token that FCM did not take."""
+    async def bearer(self, *, refused: str = "") -> str:
+        """See `GoogleToken.bearer`."""
+        return await self._token.bearer(refused=refused)
+
+    def renew(self, refused: str) -> bool:
+        """See `GoogleToken.renew`."""
+        return self._token.renew(refused)
+
+    def request(self, delivery: Delivery, bearer: str) -> ProviderRequest | Undeliverable:
+        """The delivery as FCM wants it now."""
         if bearer != self._bearer:
             self._head = head(self._project_id, authority=self._authority, bearer=bearer)
             self._bearer = bearer
+        return build_request(delivery, look=self._look, head=self._head, now=self._clock())
+
+    def call(self, request: ProviderRequest, attempt: _Attempt) -> Call:
+        """Send a request. Its end is told to the attempt."""
+        call = _Call(request, attempt, timeout_s=self._timeout_s)
+        self._line.send(call, owner=self)
+        return call
+
+    def outcome(self, delivery: Delivery, response: Response) -> Outcome:
+        """What an answer means. Leaves the connections where the answer says that they are of no more use."""
         now = self._clock()
-        request = build_request(delivery, look=self._look, head=self._head, now=now)
-        if isinstance(request, Undeliverable):
-            return request, False
-        response = await self._line.ask(request, timeout_s=self._timeout_s, owner=self)
-        if isinstance(response, Deferred):
-            return response, False
-        if response.status == 200 and b'"name"' in response.body:
-            return ACCEPTED, False
         outcome = classify(response.status, response.headers, response.body, now=now)
         reason = outcome.reason if isinstance(outcome, Deferred) else ""
         if reason in NEW_CONNECTION_REASONS:
             self._line.renew()
         if reason == THIRD_PARTY:
             self._tell(lane=delivery.device.app_id, now=now)
-        return outcome, reason in TOKEN_REASONS
+        return outcome
 
     def _tell(self, *, lane: str, now: float) -> None:
         """The lane goes on, so nobody else would say that somebody must mend the project. Once an hour."""
         if not 0 <= now - self._told_at < _TELL_AGAIN_S:
             self._told_at = now
             log.error("project lacks the credentials of APNs or Web Push", lane=lane, reason=THIRD_PARTY)
+
+
+class _Attempt:
+    """An attempt at FCM: perhaps a token to be fetched first, one request, or two."""
+
+    __slots__ = ("_bearer", "_call", "_delivery", "_fetching", "_is_again", "_provider", "_tell")
+
+    def __init__(self, provider: FcmProvider, delivery: Delivery, tell: Tell) -> None:
+        self._provider = provider
+        self._delivery = delivery
+        self._tell = tell
+        self._bearer = ""
+        self._call: Call | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._is_again = False
+
+    def begin(self, bearer: str) -> None:
+        """Send the request with this token."""
+        self._bearer = bearer
+        request = self._provider.request(self._delivery, bearer)
+        if isinstance(request, Undeliverable):
+            self._tell(request)
+        else:
+            self._call = self._provider.call(request, self)
+
+    def fetch_and_begin(self, *, refused: str = "") -> None:
+        """Send the request as soon as there is a token."""
+        self._fetching = asyncio.create_task(self._fetch(refused))
+
+    def told(self, call: Call, end: Response | Http2Error) -> None:
+        """What came of the request."""
+        if not isinstance(end, Response):
+            self._tell(unanswered(call, end))
+            return
+        if end.status == 200 and b'"name"' in end.body:
+            self._tell(ACCEPTED)
+        else:
+            judged(self._tell, partial(self._judge, end))
+
+    def _judge(self, answer: Response) -> None:
+        outcome = self._provider.outcome(self._delivery, answer)
+        is_refused = isinstance(outcome, Deferred) and outcome.reason in TOKEN_REASONS
+        if is_refused and not self._is_again and self._provider.renew(self._bearer):
+            self._is_again = True
+            self.fetch_and_begin(refused=self._bearer)
+        else:
+            self._tell(outcome)
+
+    def cancel(self) -> None:
+        """See `provider.Attempt.cancel`."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+        if self._call is not None:
+            self._call.cancel()
+
+    async def _fetch(self, refused: str) -> None:
+        try:
+            bearer = await self._provider.bearer(refused=refused)
+        except CredentialError as error:
+            fault = str(error)
+            # nobody said anything against the credentials where nobody answered
+            self._tell(Deferred(Cause.CONNECTION if fault == TokenFault.UNREACHABLE else Cause.CREDENTIALS, fault))
+        except Exception as bug:  # noqa: BLE001 - nobody else would tell it
+            mistaken(self._tell, bug)
+        else:
+            judged(self._tell, partial(self.begin, bearer))
+
+
+class _Call(Call):
+    """A request to FCM on its way."""
+
+    __slots__ = ("_attempt",)
+
+    def __init__(self, request: ProviderRequest, attempt: _Attempt, *, timeout_s: float) -> None:
+        super().__init__(request.head, request.body, timeout_s=timeout_s)
+        self._attempt = attempt
+
+    def told(self, end: Response | Http2Error) -> None:
+        """See `Call.told`."""
+        self._attempt.told(self, end)

@@ -16,11 +16,10 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives import serialization
 
-from pushgate.errors import NotSent, Unanswered
-from pushgate.http2 import Response
+from pushgate.errors import Http2Error, NotSent
+from pushgate.http2 import Call
 from pushgate.http2.target import Proxy, Target
 from pushgate.outcome import Cause, Deferred
-from pushgate.provider import ProviderRequest
 from pushgate.provider.answer import CONNECT, RESET, TIMEOUT
 from pushgate.provider.fields import split_url
 from pushgate.provider.key_files import ClientCertificate, ProxyLogin
@@ -99,8 +98,8 @@ class Asker(Protocol):
         """This owner makes no more requests."""
         ...
 
-    async def request(self, head: bytes, body: bytes, *, timeout_s: float, owner: Hashable) -> Response:
-        """Raises NotSent or Unanswered."""
+    def send(self, call: Call, *, owner: Hashable) -> None:
+        """Send it, and tell it the answer, NotSent or Unanswered."""
         ...
 
     def renew(self) -> None:
@@ -118,9 +117,16 @@ class Line:
     Providers share it, each under its own name as an owner: one whose requests hang takes the line from no other.
     """
 
-    def __init__(self, open_pool: Callable[[], Asker]) -> None:
+    def __init__(self, open_pool: Callable[[], Asker], *, peer: str = "") -> None:
+        """`peer` is its address, for metrics."""
+        self.peer = peer
         self._pool = open_pool()
         self._renewed_at = -math.inf
+
+    @property
+    def pool(self) -> Asker:
+        """Its connections."""
+        return self._pool
 
     def join(self, owner: Hashable) -> None:
         """Say that requests of this owner will come."""
@@ -130,16 +136,9 @@ class Line:
         """Say that no more will."""
         self._pool.leave(owner)
 
-    async def ask(self, request: ProviderRequest, *, timeout_s: float, owner: Hashable) -> Response | Deferred:
-        """The peer's answer, or why there is none. Never raises for anything that the network does."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + timeout_s
-        try:
-            return await self._pool.request(request.head, request.body, timeout_s=timeout_s, owner=owner)
-        except NotSent:
-            return Deferred(Cause.CONNECTION, CONNECT)
-        except Unanswered:
-            return Deferred(Cause.CONNECTION, TIMEOUT if clock() >= deadline else RESET)
+    def send(self, call: Call, *, owner: Hashable) -> None:
+        """Have it sent. Its end is told to it: `unanswered` says what an end without an answer means."""
+        self._pool.send(call, owner=owner)
 
     def renew(self) -> None:
         """What waits or comes takes new connections; the old ones close when they have answered.
@@ -154,3 +153,10 @@ class Line:
     async def close(self) -> None:
         """Close the connections, old and new. Nothing is in flight any more."""
         await self._pool.close()
+
+
+def unanswered(call: Call, end: Http2Error) -> Deferred:
+    """What it means that a call has no answer."""
+    if isinstance(end, NotSent):
+        return Deferred(Cause.CONNECTION, CONNECT)
+    return Deferred(Cause.CONNECTION, TIMEOUT if asyncio.get_running_loop().time() >= call.deadline else RESET)

@@ -32,6 +32,10 @@ class Sharing:
     def __init__(self) -> None:
         self._held: dict[Hashable, _Held] = {}
 
+    def things(self, kind: type[T]) -> list[T]:
+        """What is held of a kind just now."""
+        return [held.thing for held in self._held.values() if isinstance(held.thing, kind)]
+
     def take(self, key: Hashable, make: Callable[[], T]) -> tuple[T, Release]:
         """The thing of that key, made if nobody holds it yet, and the way to let go of it (once)."""
         held = self._held.get(key)

@@ -35,13 +35,13 @@ class Census:
             if accepted_ms < minute.oldest_ms:
                 minute.oldest_ms = accepted_ms
 
-    def remove(self, lane: str, accepted_ms: int) -> None:
-        """One fewer waits."""
-        self.total -= 1
-        self._waiting[lane] -= 1
+    def remove(self, lane: str, accepted_ms: int, count: int = 1) -> None:
+        """So many fewer wait."""
+        self.total -= count
+        self._waiting[lane] -= count
         minutes = self._lanes[lane]
         minute = minutes[accepted_ms // MINUTE_MS]
-        minute.count -= 1
+        minute.count -= count
         if not minute.count:
             del minutes[accepted_ms // MINUTE_MS]
             if not minutes:

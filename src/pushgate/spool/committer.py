@@ -26,6 +26,12 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 GROUP_BYTES = 8 << 20
 """A transaction takes no more jobs from here on: it bounds what a commit writes and how long others wait for it."""
+GATHER_S = 0.004
+"""Under load a commit begins so long after the one before it at the earliest: fewer commits of more rows each,"""
+GATHER_FOR_EACH_S = 0.0005
+"""and so long for each job of the ones before: who comes alone, or one after the other, waits for nobody."""
+LULL_S = 0.0007
+"""Where none has come for so long, none is waited for."""
 
 
 class Job(Generic[T]):
@@ -79,10 +85,18 @@ class Committer:
     """Owns the thread that owns the store."""
 
     def __init__(
-        self, store: Store, *, idle_s: float, tidy_every_s: float, monotonic: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        *,
+        idle_s: float,
+        tidy_every_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_commit: Callable[[float, int], None] | None = None,
     ) -> None:
+        """`on_commit` is told, in the thread, how long a group took (seconds) and how large it was (bytes)."""
         self.commits = 0
         """How many transactions there were."""
+        self._on_commit = on_commit
         self._store = store
         self._idle_s = idle_s
         self._tidy_every_s = tidy_every_s
@@ -93,6 +107,9 @@ class Committer:
         self._tidy_at: float | None = None
         self._monotonic = monotonic
         self._tidied_at = monotonic()
+        self._gather_until = 0.0
+        self._crowd = 0.0
+        """How many jobs come together lately."""
         self._lost: SpoolUnavailable | None = None
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
@@ -130,8 +147,13 @@ class Committer:
         while open_for_more:
             jobs, open_for_more = self._next_group()
             if jobs:
+                began = self._monotonic()
+                self._crowd = max(len(jobs), self._crowd * 0.8)
+                self._gather_until = began + min(self._crowd * GATHER_FOR_EACH_S, GATHER_S)
                 self._tell(self._deliver, self._commit(jobs))
                 now = self._monotonic()
+                if self._on_commit is not None:
+                    self._on_commit(now - began, sum([job.size for job in jobs]))
                 self._tidy_at = min(now + self._idle_s, self._tidied_at + self._tidy_every_s)
                 if now >= self._tidied_at + self._tidy_every_s:
                     self._tidy()
@@ -146,6 +168,8 @@ class Committer:
         try:
             pause_s = None if self._tidy_at is None else max(self._tidy_at - self._monotonic(), 0.001)
             job = self._inbox.get(timeout=pause_s)
+            if job is not None:
+                self._gather()
             while job is not None:
                 jobs.append(job)
                 size += job.size
@@ -157,6 +181,13 @@ class Committer:
                 self._tidy()
             return jobs, True
         return jobs, False
+
+    def _gather(self) -> None:
+        """Let more jobs come, while they do."""
+        before = -1
+        while (left_s := self._gather_until - self._monotonic()) > 0 and (now := self._inbox.qsize()) != before:
+            before = now
+            time.sleep(min(left_s, LULL_S))
 
     def _commit(self, jobs: Sequence[Job[Any]]) -> Outcomes:
         """Each job in one transaction with the others or, where that fails, in one of its own."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pushgate.errors import SpoolUnavailable, SpoolUnusable
+from pushgate.spool.portions import PREPARED
 
 APPLICATION_ID = 0x50475370
 """Says that the file is a spool of ours (SQLite file format §1.3.14): "PGSp"."""
@@ -102,6 +103,7 @@ def open_database(
     entropy: Callable[[], bytes],
     check_s: float = CHECK_S,
     monotonic: Callable[[], float] = time.monotonic,
+    lock_wait_s: float = LOCK_WAIT_S,
 ) -> Database:
     """Open the spool at `path` or make a new one there.
 
@@ -111,7 +113,9 @@ def open_database(
         raise SpoolUnusable(f"SQLite {sqlite3.sqlite_version} is too old -> a Python with 3.35 or later")
     _touch(path)
     with _closed_to_others(path), explained(path):
-        connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=lock_wait_s, isolation_level=None, check_same_thread=False, cached_statements=PREPARED
+        )
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # and so without shared memory
             if _is_new(path, connection):

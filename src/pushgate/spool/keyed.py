@@ -13,17 +13,18 @@ REJECTION = b"pushgate reject"
 class KeyedHash:
     """BLAKE2b (RFC 7693) with a secret key, for one purpose: equal parts under another purpose hash differently."""
 
-    __slots__ = ("_key", "_purpose")
+    __slots__ = ("_begun",)
 
     def __init__(self, key: bytes, purpose: bytes) -> None:
-        self._key = key
-        self._purpose = purpose
+        self._begun = hashlib.blake2b(digest_size=HASH_BYTES, key=key, person=purpose)
 
     def __call__(self, *parts: str) -> bytes:
         """16 bytes. Each part stands behind its length, so that ("ab", "c") and ("a", "bc") differ."""
-        told = bytearray()
+        told = []
         for part in parts:
             raw = part.encode()
-            told += len(raw).to_bytes(4, "big")
-            told += raw
-        return hashlib.blake2b(told, digest_size=HASH_BYTES, key=self._key, person=self._purpose).digest()
+            told.append(len(raw).to_bytes(4, "big"))
+            told.append(raw)
+        done = self._begun.copy()
+        done.update(b"".join(told))
+        return done.digest()

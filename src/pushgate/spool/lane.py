@@ -32,19 +32,19 @@ class State(Enum):
     GONE = auto()
 
 
-class Row:
-    """A delivery in memory. The token of its leases."""
+class Row(Lease):
+    """A delivery in memory, which can be leased as it is."""
 
-    __slots__ = ("accepted_ms", "attempt", "delivery", "id", "lane", "size", "state")
+    __slots__ = ("accepted_ms", "id", "lane", "size", "state")
 
     def __init__(
         self, lane: Lane, number: int, delivery: Delivery, *, accepted_ms: int, attempt: int, size: int
     ) -> None:
+        self.delivery = delivery
+        self.attempt = attempt
         self.lane = lane
         self.id = number
-        self.delivery = delivery
         self.accepted_ms = accepted_ms
-        self.attempt = attempt
         self.size = size
         self.state = State.PENDING
 
@@ -96,16 +96,22 @@ class Lane:
 
     # --- rows come
 
-    def spill_if_full(self) -> None:
-        """See whether a row that is put now may stay in memory. If not, the lane spills until it has caught up."""
+    def promise(self, row: Row) -> None:
+        """Hold a row that is being written, if there is room. If not, the lane spills until it has caught up."""
         if len(self.ready) + self._promised >= self._most_ready or self._memory.full:
             self.spilling = True
-
-    def promise(self, row: Row) -> None:
-        """Hold a row that is being written."""
+        if self.spilling:
+            return
         self.held[row.id] = row
         self._promised += 1
         self._memory.used_bytes += row.size
+
+    def redeem_all(self, rows: Sequence[Row]) -> None:
+        """All of these that were promised are durable."""
+        self._promised -= len(rows)
+        for row in rows:
+            row.state = State.READY
+        self.ready.extend(rows)
 
     def redeem(self, row: Row, *, kept: bool) -> None:
         """A row that was promised is durable: it is ready. Or it was not stored."""
@@ -203,18 +209,17 @@ class Lane:
         del self.held[row.id]
 
     def _take(self, limit: int) -> list[Lease]:
-        leases = []
-        for _ in range(min(limit, len(self.ready))):
-            row = self.ready.popleft()
+        ready = self.ready
+        rows: list[Lease] = [ready.popleft() for _ in range(min(limit, len(ready)))]
+        for row in rows:
+            assert isinstance(row, Row)
             row.state = State.LEASED
             self._memory.used_bytes -= row.size
-            leases.append(Lease(row.delivery, row.attempt, row))
-        return leases
+        return rows
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         """The one who waited was cancelled in the very moment: the next one gets them."""
-        for lease in reversed(leases):
-            row = lease.token
+        for row in reversed(leases):
             assert isinstance(row, Row)
             row.state = State.READY
             self._memory.used_bytes += row.size

@@ -8,18 +8,17 @@ from sqlite3 import Cursor
 from typing import TypeVar
 
 STATEMENT_ROWS = 128
-"""Rows of one statement at most; a power of two, and so are all smaller ones, so that few statements are prepared."""
+"""Rows of one statement at most."""
+PREPARED = 6 * STATEMENT_ROWS
+"""Statements that are kept: one of each kind for each number of rows. Prepared, each takes some 20 KB."""
 
 T = TypeVar("T")
 
 
 def portions(rows: Sequence[T]) -> Iterable[Sequence[T]]:
-    """The rows in pieces whose sizes are powers of two, the largest first."""
-    start = 0
-    while left := len(rows) - start:
-        count = min(1 << (left.bit_length() - 1), STATEMENT_ROWS)
-        yield rows[start : start + count]
-        start += count
+    """The rows in as few pieces as statements are needed."""
+    for start in range(0, len(rows), STATEMENT_ROWS):
+        yield rows[start : start + STATEMENT_ROWS]
 
 
 def run(execute: Callable[..., Cursor], statement: Callable[[int], str], rows: Sequence[Sequence[object]]) -> None:

@@ -12,6 +12,8 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
@@ -22,15 +24,16 @@ from pushgate.spool import Backlog, KnownRejection, Lease, envelope
 from pushgate.spool.cipher import NO_KEYS, SEED_BYTES, Cipher, DrawnAhead, Keys
 from pushgate.spool.committer import Committer
 from pushgate.spool.contents import Contents
-from pushgate.spool.database import explained, open_database
-from pushgate.spool.keyed import KEY_BYTES, REJECTION, REPEAT, KeyedHash
-from pushgate.spool.keys_in_use import settle_keys
+from pushgate.spool.database import LOCK_WAIT_S
+from pushgate.spool.keyed import REJECTION, REPEAT, KeyedHash
 from pushgate.spool.lane import Memory, Row, State
 from pushgate.spool.lanes import ROW_BYTES, Lanes
 from pushgate.spool.limits import NO_LIMITS, Limits
+from pushgate.spool.loading import load, on_loop
 from pushgate.spool.rejection_book import RejectionBook
 from pushgate.spool.rejections import Rejection
-from pushgate.spool.room import Room
+from pushgate.spool.sharing import Sharing
+from pushgate.spool.sibling_book import SiblingBook
 from pushgate.spool.store import HASTEN_AT_ONCE, Store, Values
 from pushgate.spool.sweeper import Sweeper
 
@@ -50,7 +53,10 @@ class SqliteSpool:
         clock: Callable[[], float],
         due_clock: Callable[[], float],
         on_expired: Callable[[str, int], None] | None,
+        known_ms: int,
     ) -> None:
+        self.siblings = SiblingBook(committer, presence=contents.presence, known_ms=known_ms)
+        """Other spools of this machine, where there are any."""
         self._repeat_of = KeyedHash(contents.secret, REPEAT)
         self._dead = RejectionBook(committer, name_of=KeyedHash(contents.secret, REJECTION), presence=contents.presence)
         self._census = contents.census
@@ -81,10 +87,13 @@ class SqliteSpool:
         tidy_idle_s: float = 0.25,
         tidy_every_s: float = 5,
         memory_bytes: int = 64 << 20,
-        memory_rows: int = 1024,
+        memory_rows: int = 4096,
         limits: Limits = NO_LIMITS,
         keys: Keys = NO_KEYS,
         entropy: Callable[[int], bytes] | None = None,
+        sharing: Sharing | None = None,
+        lock_wait_s: float = LOCK_WAIT_S,
+        on_commit: Callable[[float, int], None] | None = None,
     ) -> Self:
         """Open the spool at `path` or make a new one there. Raises `SpoolUnusable`, which says how to mend it.
 
@@ -93,12 +102,15 @@ class SqliteSpool:
         At most `memory_rows` of a lane and `memory_bytes` of all lie ready in memory; more waits on disk alone. What
         was erased is gone from the write-ahead log after `tidy_idle_s` without work, or every `tidy_every_s`. What is
         put has to fit into `limits`. With `keys` nobody can read payloads who has none of them.
-        `entropy` gives random bytes, by default those of the system.
+        `entropy` gives random bytes, by default those of the system. `sharing` are the siblings: they are told what
+        is remembered, and what they tell is to be given to `siblings`. Another process may take `lock_wait_s` seconds
+        to let go of the file. `on_commit`: see `Committer`.
         """
         cipher = Cipher(keys)
         entropy = entropy or DrawnAhead(secrets.token_bytes)
-        store, contents = await asyncio.to_thread(
-            _load,
+        tell = None if sharing is None else partial(on_loop, asyncio.get_running_loop(), sharing.tell)
+        store, contents, known = await asyncio.to_thread(
+            load,
             path,
             cipher=cipher,
             entropy=entropy,
@@ -107,8 +119,11 @@ class SqliteSpool:
             due_clock=due_clock or clock,
             dedup_window_s=dedup_window_s,
             remember_s=remember_s,
+            sharing=sharing,
+            tell=tell,
+            lock_wait_s=lock_wait_s,
         )
-        committer = Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s)
+        committer = Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s, on_commit=on_commit)
         lanes = Lanes(committer, clock=due_clock or clock, memory=Memory(memory_bytes), memory_rows=memory_rows)
         spool = cls(
             contents,
@@ -120,6 +135,7 @@ class SqliteSpool:
             clock=clock,
             due_clock=due_clock or clock,
             on_expired=on_expired,
+            known_ms=known,
         )
         spool._sweeper.start(sweep_every_s)
         return spool
@@ -138,27 +154,23 @@ class SqliteSpool:
             return 0
         now_ms = int(self._due_clock() * 1000)
         self._lanes.make_room()
-        seal = self._cipher.seal
+        seal, encode = self._cipher.seal, envelope.encode
         seeds = self._entropy(len(deliveries) * SEED_BYTES)
-        payloads = [
-            seal(delivery.lane, envelope.encode(delivery), seeds[n * SEED_BYTES : (n + 1) * SEED_BYTES])
-            for n, delivery in enumerate(deliveries)
-        ]
         rows: list[Row] = []
         values: list[Values] = []
-        for delivery, payload in zip(deliveries, payloads, strict=True):
-            lane = self._lanes.lane(delivery.lane)
-            lane.spill_if_full()
-            accepted_ms = int(delivery.accepted_at * 1000)
+        at = 0
+        for delivery in deliveries:
+            name = delivery.device.app_id
+            payload = seal(name, encode(delivery), seeds[at : at + SEED_BYTES])
+            at += SEED_BYTES
+            lane = self._lanes.lane(name)
+            number, accepted_ms = self._next_id, int(delivery.accepted_at * 1000)
             size = len(payload) + ROW_BYTES
-            row = Row(lane, self._next_id, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
-            self._next_id += 1
-            if not lane.spilling:
-                lane.promise(row)
+            row = Row(lane, number, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
+            self._next_id = number + 1
+            lane.promise(row)
             rows.append(row)
-            values.append(
-                (row.id, lane.name, now_ms, accepted_ms, math.ceil(delivery.expires_at * 1000), 1, payload),
-            )
+            values.append((number, name, now_ms, accepted_ms, math.ceil(delivery.expires_at * 1000), 1, payload))
         fingerprints = [delivery.fingerprint for delivery in deliveries]
         repeats = await self._committer.perform(
             lambda store: store.put(values, seeds, fingerprints),
@@ -267,6 +279,8 @@ class SqliteSpool:
     # --- what becomes of rows, on the event loop, as soon as a commit is through
 
     def _stored(self, rows: Sequence[Row], repeats: Collection[int]) -> None:
+        if not repeats and self._stored_all(rows):
+            return
         lanes = {}
         for position, row in enumerate(rows):
             lane, kept = row.lane, position not in repeats
@@ -280,6 +294,17 @@ class SqliteSpool:
         for lane in lanes.values():
             lane.serve()
 
+    def _stored_all(self, rows: Sequence[Row]) -> bool:
+        """The usual case, quickly: all rows are new, of one lane, and in memory. Whether it is that."""
+        lane, held = rows[0].lane, rows[0].lane.held
+        if any(row.lane is not lane or row.id not in held for row in rows):
+            return False
+        lane.redeem_all(rows)
+        for accepted_ms, some in groupby(rows, _accepted_ms):
+            self._census.add(lane.name, accepted_ms, len(list(some)))
+        lane.serve()
+        return True
+
     def _not_stored(self, rows: Sequence[Row], _: Exception) -> None:
         for row in rows:
             if row.id in row.lane.held:
@@ -289,8 +314,7 @@ class SqliteSpool:
         """The rows of those leases that had not ended before."""
         self._check_open()
         rows = []
-        for lease in leases:
-            row = lease.token
+        for row in leases:
             assert isinstance(row, Row)
             if row.state is State.LEASED:
                 row.state = State.ENDING
@@ -310,7 +334,8 @@ class SqliteSpool:
         for row in rows:
             row.state = State.GONE
             del row.lane.held[row.id]
-            self._census.remove(row.lane.name, row.accepted_ms)
+        for (name, accepted_ms), some in groupby(rows, _lane_and_time):
+            self._census.remove(name, accepted_ms, len(list(some)))
 
     def _postponed(self, rows: Sequence[Row], due_ms: int, _: None) -> None:
         lanes = {}
@@ -332,38 +357,8 @@ class SqliteSpool:
             raise SpoolUnavailable("the spool is closed")
 
 
-def _load(
-    path: Path,
-    *,
-    cipher: Cipher,
-    entropy: Callable[[int], bytes],
-    limits: Limits,
-    clock: Callable[[], float],
-    due_clock: Callable[[], float],
-    dedup_window_s: float,
-    remember_s: float,
-) -> tuple[Store, Contents]:
-    """In a thread: the file checked and opened, and what it holds."""
-    database = open_database(path, entropy=partial(entropy, KEY_BYTES))
-    try:
-        with explained(path):
-            settle_keys(database, cipher)
-            contents = Contents(database)
-            store = Store(
-                database,
-                clock=clock,
-                due_clock=due_clock,
-                dedup_window_s=dedup_window_s,
-                remember_s=remember_s,
-                cipher=cipher,
-                room=Room(limits, waiting=contents.census.total, used_bytes=database.used_bytes),
-            )
-            for lane in contents.census.backlog():
-                store.bring_forward(lane)
-            return store, contents
-    except BaseException:
-        database.close()
-        raise
+_accepted_ms = attrgetter("accepted_ms")
+_lane_and_time = attrgetter("lane.name", "accepted_ms")
 
 
 def _erase(rows: Sequence[Row], also: Callable[[Store], None] | None, store: Store) -> None:

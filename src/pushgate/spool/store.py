@@ -22,6 +22,8 @@ from pushgate.spool.rejections import Rejection
 from pushgate.spool.repeat_log import RepeatLog
 from pushgate.spool.room import Room
 from pushgate.spool.seeds import Seeds, without
+from pushgate.spool.shared_key import note_known
+from pushgate.spool.sharing import Changes
 
 LONGEST_WAIT_MS = 4_500_000
 """An hour and a quarter: the longest backoff with its jitter."""
@@ -76,8 +78,11 @@ class Store:
         remember_s: float,
         cipher: Cipher,
         room: Room,
+        tell: Callable[[Changes], None] | None = None,
     ) -> None:
+        """`tell` is told, behind each commit, what it has changed of what siblings must know."""
         self.database = database
+        self._tell = tell
         self._execute = database.execute
         self._clock = clock
         self._due_clock = due_clock
@@ -102,25 +107,38 @@ class Store:
         self.flush()
         self._repeats.write()
         self._seeds.write()
+        changes = self._changes()
         self._execute("COMMIT")
         self._repeats.keep()
         self._seeds.keep()
         self._room.commit()
+        if changes is not None and self._tell is not None:
+            self._tell(changes)
 
     def rollback(self) -> None:
         """As if nothing had been since `begin`."""
         self._clear()
         self._repeats.drop()
+        self.rejections.take_changes()
         self._seeds.drop()
         self._room.begin()
         if self.database.connection.in_transaction:
             self._execute("ROLLBACK")
 
+    def _changes(self) -> Changes | None:
+        """What this transaction has changed of what is remembered, where somebody is to be told."""
+        dead, alive = self.rejections.take_changes()
+        if self._tell is None:
+            return None
+        changes = Changes(self._now_ms(), self._repeats.claimed, self._repeats.released, dead, alive)
+        return changes if changes else None
+
     def flush(self) -> None:
         """Run what was collected."""
         run(self._execute, _insert, self._inserts)
         run(self._execute, _postpone, self._postponements)
-        run(self._execute, _erase, [(number,) for number in self._erasures])
+        for some in portions(self._erasures):
+            self._execute(_erase(len(some)), some)
         self._seeds.erase(self._erasures)
         self._clear()
 
@@ -226,6 +244,26 @@ class Store:
         """Remember that a pushkey is dead, and forget the fingerprint of the delivery that told."""
         self._repeats.release(fingerprint)
         self.rejections.remember(name, rejection)
+
+    # --- siblings
+
+    def learn(self, changes: Changes) -> None:
+        """What a sibling has changed of what is remembered."""
+        if changes.claimed or changes.released:
+            self._repeats.learn(changes.claimed, changes.released, changes.at_ms)
+        if changes.dead or changes.alive:
+            self.rejections.learn(changes.dead, changes.alive, at_ms=changes.at_ms)
+
+    def repeats_after(self, number: int, since_ms: int) -> tuple[int, list[Changes]]:
+        """See `RepeatLog.told_after`."""
+        self._repeats.flush()
+        seen, told = self._repeats.told_after(number, since_ms)
+        return seen, [Changes(at_ms, claimed, released) for at_ms, claimed, released in told]
+
+    def note_known(self) -> None:
+        """Write down that everything was known that siblings have told by now."""
+        self._repeats.flush()
+        note_known(self.database, self._now_ms())
 
     # --- upkeep
 

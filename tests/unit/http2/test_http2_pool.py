@@ -257,6 +257,7 @@ def test_request_cancelled_while_it_waits_is_never_sent(run: Run, make: Make) ->
         wire = desk.network.wires[0]
         wire.sent()
         second.cancel()
+        await asyncio.sleep(0)
         wire.answer(1)
         await asyncio.gather(first, second, return_exceptions=True)
         assert wire.requests() == []

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from pushgate.errors import NotSent
-from pushgate.http2.queue import OWNERS_FULL, Call, Queue
+from pushgate.http2.queue import OWNERS_FULL, AwaitedCall, Queue
 from pushgate.http2.shares import Shares
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -23,22 +23,24 @@ class Room:
         self.shares = Shares()
         self.queue = Queue(self.shares, max_waiting=max_waiting)
 
-    def call(self, after_s: float = 10.0, *, owner: str = "a") -> Call:
+    def call(self, after_s: float = 10.0, *, owner: str = "a") -> AwaitedCall:
         loop = asyncio.get_running_loop()
         share = self.shares.add(owner)
-        deadline = loop.time() + after_s
-        return Call(b"", b"", share=share, timeout_s=after_s, deadline=deadline, answer=loop.create_future())
+        call = AwaitedCall(b"", b"", timeout_s=after_s, answer=loop.create_future())
+        call.share, call.deadline = share, loop.time() + after_s
+        return call
 
-    def calls(self, count: int, *, owner: str = "a") -> list[Call]:
+    def calls(self, count: int, *, owner: str = "a") -> list[AwaitedCall]:
         """So many that wait."""
         calls = [self.call(owner=owner) for _ in range(count)]
         for call in calls:
             self.queue.append(call)
         return calls
 
-    def drain(self) -> list[Call]:
-        calls = []
+    def drain(self) -> list[AwaitedCall]:
+        calls: list[AwaitedCall] = []
         while (first := self.queue.first()) is not None:
+            assert isinstance(first, AwaitedCall)
             self.queue.take(first)
             calls.append(first)
         return calls
@@ -56,7 +58,7 @@ def test_calls_that_are_placed_again_come_first_and_both_kinds_keep_their_order(
         queue.remove(fresh[1])
         queue.remove(room.call())
         assert len(queue) == 4
-        again[2].answer.cancel()
+        again[2].is_over = True
         assert room.drain() == [again[0], fresh[0], fresh[2]]
         assert len(queue) == 0
 
@@ -83,7 +85,7 @@ def test_each_call_waits_as_long_as_it_may(run: Run) -> None:
         calls = [room.call(after_s, owner=owner) for after_s, owner in zip((5, 3, 3.001, 9, 4), "aabcc", strict=True)]
         for number, waiting in enumerate(calls):
             (room.queue.append_again if number == 4 else room.queue.append)(waiting)
-        calls[3].answer.cancel()
+        calls[3].is_over = True
         ends: list[float] = []
         for number in (1, 2, 4, 0):
             await asyncio.wait([calls[number].answer])
@@ -122,7 +124,7 @@ def test_refusing_all_tells_each_once_and_leaves_nobody(run: Run) -> None:
         room = Room()
         calls = [room.call(), *room.calls(2), *room.calls(1, owner="b")]
         room.queue.append_again(calls[0])
-        calls[1].answer.cancel()
+        calls[1].is_over = True
         room.queue.refuse_all("the pool is closed")
         assert [type(calls[number].answer.exception()) for number in (0, 2, 3)] == [NotSent] * 3
         assert (room.queue.first(), len(room.queue)) == (None, 0)
@@ -149,7 +151,7 @@ def test_owner_who_was_set_aside_and_waits_no_more_is_like_any_other(run: Run, w
             case "late":
                 await asyncio.wait([call.answer])
             case _:
-                call.answer.cancel()
+                call.is_over = True
                 room.queue.remove(other)
                 assert room.queue.first() is None
         assert call.share.parked_at == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushgate.http2.queue import Call, Queue
+from pushgate.http2.queue import AwaitedCall, Call, Queue
 from pushgate.http2.shares import ALPHA, Share, Shares
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -87,7 +87,8 @@ class Bench:
     def wait(self, owner: int, *, is_again: bool = False) -> None:
         loop = asyncio.get_running_loop()
         share = self.owners[owner % len(self.owners)]
-        call = Call(b"", b"", share=share, timeout_s=9, deadline=loop.time() + 9, answer=loop.create_future())
+        call = AwaitedCall(b"", b"", timeout_s=9, answer=loop.create_future())
+        call.share, call.deadline = share, loop.time() + 9
         (self.queue.append_again if is_again else self.queue.append)(call)
 
     def start(self) -> Call | None:
@@ -106,7 +107,7 @@ class Bench:
         share = self.owners[owner % len(self.owners)]
         calls = [*share.fresh, *share.again]
         if calls:
-            calls[0].answer.cancel()
+            calls[0].is_over = True
             if not is_cancelled:
                 self.queue.remove(calls[0])
 
@@ -114,11 +115,11 @@ class Bench:
         shares = self.shares
         assert shares.waiting == sum(share.waiting for share in self.owners)
         assert shares.held == sum(share.held for share in self.owners) == len(self.flying)
-        alive = [share for share in self.owners if any(not call.answer.done() for call in (*share.again, *share.fresh))]
+        alive = [share for share in self.owners if any(not call.is_over for call in (*share.again, *share.fresh))]
         may = [share for share in alive if shares.may_start(share)]
         call = self.queue.first()
         assert (call is not None) == bool(may)
-        assert call is None or (call.share in may and not call.answer.done())
+        assert call is None or (call.share in may and not call.is_over)
         for share in self.owners:
             assert share.parked_at in (0, share.held)
             assert not (share.parked_at and share.is_in_turn)
