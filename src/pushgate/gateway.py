@@ -1,18 +1,21 @@
 """The gateway: builds everything from the settings, starts it, drains it, closes it.
 
-Names the concrete spools; `apps` the concrete providers. Order of start: spool, providers, dispatcher, management port,
-API port. Order of end: refuse what is new (503), let land what flies, close in reverse. Nothing is lost on the way:
-what did not land stays in the spool. In between a changed configuration is taken over (`reload`).
+`spools` names the concrete spools, `apps` the concrete providers. Order of start: spool, providers, dispatcher,
+management port, API port. Order of end: refuse what is new (503), let land what flies, close in reverse. Nothing is
+lost on the way: what did not land stays in the spool. In between a changed configuration is taken over (`reload`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from socket import socket
+from typing import Literal, Protocol
 
 import structlog
 from msgspec import Struct
@@ -20,74 +23,41 @@ from msgspec import Struct
 from pushgate import admission, openapi, wire
 from pushgate.admission import Admission
 from pushgate.allowance import Allowances
-from pushgate.apps import Apps
+from pushgate.apps import REASONS, Apps
 from pushgate.config import Settings
 from pushgate.config.changes import waiting_for_restart
 from pushgate.config.files import files_of
 from pushgate.console import Console
 from pushgate.dispatch import Dispatcher
+from pushgate.gauges import Gauges, certificate_ends_at
 from pushgate.health import Health
 from pushgate.intake import Intake
+from pushgate.journal import Explained, Journal
 from pushgate.listener import Listener
 from pushgate.metrics import Metrics
+from pushgate.metrics.families import Family
 from pushgate.reload import Reload
 from pushgate.server import Application, Document
 from pushgate.settling import Timing
 from pushgate.spool import Spool
-from pushgate.spool.cipher import Keys
-from pushgate.spool.limits import MB, Limits
-from pushgate.spool.memory import MemorySpool
-from pushgate.spool.sqlite import SqliteSpool
+from pushgate.spool.database import LOCK_WAIT_S
+from pushgate.spool.sharing import Sharing
+from pushgate.spool.sibling_book import SiblingBook
+from pushgate.spools import open_spool, siblings_of
 
 log = structlog.get_logger(__name__)
 
 MANAGEMENT_CONNECTIONS = 100
 
 
-def _steady(clock: Callable[[], float]) -> Callable[[], float]:
-    """The time by a clock as it is now, running on whatever becomes of that."""
-    ahead_s = clock() - time.monotonic()
-    return lambda: ahead_s + time.monotonic()
-
-
 class Ports(Struct, frozen=True):
-    """Where a running gateway listens."""
+    """Where a running gateway listens. The port of the API is 0 where it takes nothing."""
 
     api: int
     management: int | None
 
 
-async def open_spool(
-    settings: Settings,
-    *,
-    clock: Callable[[], float] = time.time,
-    on_expired: Callable[[str, int], None] | None = None,
-) -> Spool:
-    """The spool that the settings name. Raises `SpoolUnusable`."""
-    window_s, remember_s = settings.dedup.window_s, settings.rejections.remember_s
-    limits = Limits(settings.spool.max_waiting, settings.spool.max_mb * MB, settings.spool.max_share_per_app)
-    if (path := settings.spool.sqlite_path) is None:
-        return MemorySpool(
-            clock=clock,
-            due_clock=_steady(clock),
-            dedup_window_s=window_s,
-            remember_s=remember_s,
-            on_expired=on_expired,
-            limits=limits,
-        )
-    return await SqliteSpool.open(
-        path,
-        clock=clock,
-        due_clock=_steady(clock),
-        dedup_window_s=window_s,
-        remember_s=remember_s,
-        on_expired=on_expired,
-        limits=limits,
-        keys=Keys(tuple(each.get_secret_value() for each in settings.spool.encryption_keys())),
-    )
-
-
-class _Parts(Struct, frozen=True):
+class Parts(Struct, frozen=True):
     """What runs, and can be changed while it does."""
 
     spool: Spool
@@ -95,8 +65,33 @@ class _Parts(Struct, frozen=True):
     dispatcher: Dispatcher
     intake: Intake
     application: Application
-    api: Listener
+    api: Listener | None
     console: Console
+    siblings: SiblingBook | None
+    """What the spool shares with other processes, where it can."""
+
+
+class Cell(Protocol):
+    """What surrounds a gateway that is one of several on a machine."""
+
+    @property
+    def sharing(self) -> Sharing:
+        """The siblings of its spool."""
+        ...
+
+    @property
+    def lock_wait_s(self) -> float:
+        """How long a process of before may take to let go of the spool."""
+        ...
+
+    @property
+    def listening(self) -> socket | None:
+        """Bound to the port that all share."""
+        ...
+
+    async def join(self, parts: Parts) -> None:
+        """Wait until the spool knows what the siblings know: nothing is taken before."""
+        ...
 
 
 class Gateway:
@@ -108,20 +103,49 @@ class Gateway:
         *,
         config_file: Path | None = None,
         load: Callable[[], Settings] | None = None,
+        role: Literal["all", "api", "worker"] = "all",
+        cell: Cell | None = None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """With `load`, which reads the settings of `config_file` again, a changed configuration is taken over."""
+        """With `load`, which reads the settings of `config_file` again, a changed configuration is taken over.
+
+        A worker takes nothing and sends what waits; with the role of the API it is the other way round. `cell` is what
+        surrounds one of several on this machine.
+        """
         self._began_with = settings
+        self._role = role
+        self._cell = cell
         self._settings = settings
         """Those that run now, but for what waits for a restart."""
         self._config_file = config_file
         self._load = load
         self._clock = clock
         self._jitter = jitter
-        self._metrics = Metrics(settings.apps)
+        self._metrics = Metrics(settings.apps, provider_of=self._provider_of, reasons=REASONS)
+        self._journal = Journal(settings.management.journal, clock=clock)
         self._health = Health(self._metrics, clock=clock)
         self._reload: Reload | None = None
+        self._most_drain_s = math.inf
+
+    @property
+    def health(self) -> Health:
+        """Whether it takes notifications."""
+        return self._health
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it counts."""
+        return self._metrics
+
+    @property
+    def journal(self) -> Journal:
+        """What happened to the last deliveries."""
+        return self._journal
+
+    def hasten_drain(self, most_s: float) -> None:
+        """Wait no longer than that for what flies, when it is to stop."""
+        self._most_drain_s = most_s
 
     def reload(self) -> None:
         """Take over the configuration as it is now, and try again whatever waits for somebody to mend it."""
@@ -136,34 +160,51 @@ class Gateway:
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             management = self._management(parts.console)
+            if self._cell is not None:
+                await self._cell.join(parts)
             async with asyncio.TaskGroup() as tasks:
                 if management is not None:
                     tasks.create_task(management.serve(), name="management port")
-                dispatching = tasks.create_task(parts.dispatcher.run(), name="dispatcher")
-                serving = tasks.create_task(parts.api.serve(), name="api port")
+                working = []
+                if self._role != "api":
+                    working.append(tasks.create_task(parts.dispatcher.run(), name="dispatcher"))
+                if parts.api is not None:
+                    working.append(tasks.create_task(parts.api.serve(), name="api port"))
                 upkeep = [
                     tasks.create_task(self._health.watch(parts.spool, parts.dispatcher.lanes), name="health"),
                     tasks.create_task(self._reload_for_ever(parts), name="reload"),
                 ]
+                if management is not None:
+                    upkeep.append(tasks.create_task(parts.console.watch(), name="status"))
                 self._health.stage = None
-                started(Ports(parts.api.port, None if management is None else management.port))
+                port = 0 if parts.api is None else parts.api.port
+                started(Ports(port, None if management is None else management.port))
                 await stop.wait()
                 self._health.stage = "draining"
                 parts.application.draining = True
+                parts.console.drain()
                 for task in upkeep:
                     task.cancel()
-                cut_off = await parts.dispatcher.drain(self._settings.delivery.drain_s)
-                parts.api.stop()
-                await asyncio.gather(serving, dispatching)
+                cut_off = await parts.dispatcher.drain(min(self._settings.delivery.drain_s, self._most_drain_s))
+                if parts.api is not None:
+                    parts.api.stop()
+                await asyncio.gather(*working)
                 if management is not None:
                     management.stop()
         return cut_off
 
     # --- the parts
 
-    async def _build(self, stack: AsyncExitStack) -> _Parts:
+    async def _build(self, stack: AsyncExitStack) -> Parts:
         settings = self._settings
-        spool = await open_spool(settings, clock=self._clock, on_expired=self._count_expired)
+        spool = await open_spool(
+            settings,
+            clock=self._clock,
+            on_expired=self._count_expired,
+            sharing=None if self._cell is None else self._cell.sharing,
+            lock_wait_s=LOCK_WAIT_S if self._cell is None else self._cell.lock_wait_s,
+            on_commit=self._metrics.count_commit,
+        )
         stack.push_async_callback(spool.close)
         apps = Apps(clock=self._clock)
         stack.push_async_callback(apps.close)
@@ -172,7 +213,11 @@ class Gateway:
         timing = Timing(
             clock=self._clock, monotonic=time.monotonic, jitter=self._jitter, scale=settings.delivery.retry_scale
         )
-        dispatcher = Dispatcher(spool, lanes=apps.lanes(settings), timing=timing, metrics=self._metrics)
+        dispatcher = Dispatcher(
+            spool, lanes=apps.lanes(settings), timing=timing, metrics=self._metrics, journal=self._journal
+        )
+        gauges = Gauges(self._metrics, lanes=dispatcher.lanes, apps=apps, spool_file=settings.spool.sqlite_path)
+        self._metrics.looks.append(gauges.look)
         intake = Intake(
             spool,
             apps=apps.intakes(),
@@ -191,17 +236,37 @@ class Gateway:
             identify=admitted.identify,
             documents=self._documents(),
             metrics=self._metrics,
+            journal=self._journal,
             allowances=Allowances(admitted.limits),
         )
-        api = Listener(application, address=settings.api.listen, tls=admitted.tls, count=self._metrics.count_connection)
+        api = None if self._role == "worker" else self._listener(application, admitted)
         console = Console(
             unready=self._health.unready,
-            metrics=self._metrics.text,
+            collect=self._collect,
+            explain=self._explain,
             rejections=spool,
             address=settings.management.listen,
             token=settings.management.token(),
         )
-        return _Parts(spool, apps, dispatcher, intake, application, api, console)
+        return Parts(spool, apps, dispatcher, intake, application, api, console, siblings_of(spool))
+
+    def _provider_of(self, lane: str) -> str:
+        return self._settings.apps[lane].provider
+
+    async def _explain(self, asked: str) -> Explained:
+        return self._journal.explain(asked)
+
+    async def _collect(self) -> Sequence[Family]:
+        return self._metrics.families()
+
+    def _listener(self, application: Application, admitted: Admission) -> Listener:
+        return Listener(
+            application,
+            address=self._settings.api.listen,
+            tls=admitted.tls,
+            count=self._metrics.count_connection,
+            bound=None if self._cell is None else self._cell.listening,
+        )
 
     def _documents(self) -> Mapping[str, Document]:
         settings, api = self._settings, self._settings.api
@@ -235,12 +300,12 @@ class Gateway:
 
     # --- a changed configuration
 
-    async def _reload_for_ever(self, parts: _Parts) -> None:
+    async def _reload_for_ever(self, parts: Parts) -> None:
         if self._load is None:
             return
 
         async def apply(settings: Settings) -> None:
-            await self._take_over(settings, parts)
+            await self.take_over(settings, parts)
 
         self._reload = Reload(load=self._load, apply=apply, files=self._files, refused=self._metrics.refused)
         await self._reload.run()
@@ -251,7 +316,7 @@ class Gateway:
         named = [path for table in tables for path in files_of(table)]
         return [self._config_file, *named] if self._config_file else named
 
-    async def _take_over(self, settings: Settings, parts: _Parts) -> None:
+    async def take_over(self, settings: Settings, parts: Parts) -> None:
         """Run with other settings. What may fail comes first: either all of it is taken over, or nothing.
 
         Raises `ConfigError`, `CredentialError`, or `OSError` (`ssl.SSLError` is one).
@@ -271,16 +336,18 @@ class Gateway:
             log.warning("configuration changed where only a restart helps", keys=waiting)
         await self._warn_of_orphans(parts.spool)
 
-    def _admit(self, admitted: Admission, parts: _Parts) -> None:
+    def _admit(self, admitted: Admission, parts: Parts) -> None:
         """Put in place who may call from now on."""
         before, self._admitted = self._admitted, admitted
         parts.application.identify = admitted.identify
         parts.application.allowances.change(admitted.limits)
-        if admitted.tls is not None and admitted.tls is not before.tls:
+        if admitted.tls is not None and admitted.tls is not before.tls and parts.api is not None:
             parts.api.change_tls(admitted.tls)
         self._tell_of(admitted)
 
     def _tell_of(self, admitted: Admission) -> None:
         self._metrics.add_callers(admitted.names)
         self._metrics.lists_end_at.set(admitted.lists_end_at)
+        table = admitted.tls_table
+        self._metrics.certificate_ends_at.set(certificate_ends_at(table.cert_file) if table else 0.0)
         admitted.tell(self._clock())

@@ -11,6 +11,7 @@ from msgspec import Struct
 from pushgate.model import Device
 from pushgate.spool import KnownRejection
 from pushgate.spool.rejections import LAST, Rejection, Span
+from pushgate.spool.sharing import Dead, Doubts
 
 LOOK_AT_ONCE = 1000
 COUNT_AT_ONCE = 5000
@@ -39,9 +40,45 @@ class RejectionTable:
         self._execute = execute
         self._clock_ms = clock_ms
         self._remember_s = remember_s
+        self._dead: list[Dead] = []
+        self._alive: list[bytes] = []
+        self._doubts = Doubts()
 
     def remember(self, name: bytes, rejection: Rejection) -> None:
         """Remember that a pushkey is dead."""
+        self._dead.append((name, rejection))
+        self._insert(name, rejection)
+
+    def take_changes(self) -> tuple[Sequence[Dead], Sequence[bytes]]:
+        """What was remembered and forgotten since it was asked last."""
+        changes = (self._dead, self._alive)
+        if self._dead or self._alive:
+            self._dead, self._alive = [], []
+        return changes
+
+    def learn(self, dead: Sequence[Dead], alive: Sequence[bytes], *, at_ms: int) -> None:
+        """What a sibling remembered and forgot at that time."""
+        self._doubts.add(alive, at_ms)
+        for name in alive:
+            self._execute("DELETE FROM rejections WHERE name = ? AND at_ms <= ?", (name, at_ms))
+        for name, rejection in dead:
+            if not self._doubts.concern(name, rejection.at_ms):
+                self._insert(name, rejection)
+
+    def told_after(self, since_ms: int, name: bytes) -> list[Dead]:
+        """The next `LOOK_AT_ONCE` behind a moment and a name, in the order in which they were told."""
+        rows = self._execute(
+            "SELECT name, app_id, reason, since_ms, at_ms FROM rejections INDEXED BY lapsing "
+            "WHERE (at_ms, name) > (?, ?) ORDER BY at_ms, name LIMIT ?",
+            (since_ms, name, LOOK_AT_ONCE),
+        )
+        return [(row[0], Rejection(*row[1:])) for row in rows]
+
+    def forgo(self, until_ms: int) -> None:
+        """Forget all that were told until then."""
+        self._execute("DELETE FROM rejections WHERE at_ms <= ?", (until_ms,))
+
+    def _insert(self, name: bytes, rejection: Rejection) -> None:
         self._execute(
             "INSERT OR REPLACE INTO rejections VALUES (?, ?, ?, ?, ?)",
             (name, rejection.app_id, rejection.reason, rejection.since_ms, rejection.at_ms),
@@ -115,10 +152,14 @@ class RejectionTable:
         lapsed = self._execute(
             "SELECT name FROM rejections WHERE at_ms <= ? LIMIT ?", (self._lapsed_ms(), limit)
         ).fetchall()
-        self._forget([name for (name,) in lapsed])
+        self._delete([name for (name,) in lapsed])
         return len(lapsed) == limit
 
     def _forget(self, names: Sequence[bytes]) -> None:
+        self._alive += names
+        self._delete(names)
+
+    def _delete(self, names: Sequence[bytes]) -> None:
         for name in names:
             self._execute("DELETE FROM rejections WHERE name = ?", (name,))
 

@@ -62,6 +62,21 @@ class Repeats:
         self._claimed.clear()
         self._released.clear()
 
+    def learn(self, fingerprint: bytes, at_ms: int) -> bool:
+        """One that a sibling has claimed then. Whether that is news: it may be told again and again."""
+        if self._kept.get(fingerprint, -self._window_ms) > at_ms - self._window_ms:
+            return False
+        self._kept.pop(fingerprint, None)  # its place in the order is the end
+        self._kept[fingerprint] = at_ms
+        return True
+
+    def unlearn(self, fingerprint: bytes, at_ms: int) -> bool:
+        """One that a sibling has released then. Whether that is news; not where it was claimed anew since."""
+        if self._kept.get(fingerprint, at_ms + 1) > at_ms:
+            return False
+        del self._kept[fingerprint]
+        return True
+
     def load(self, fingerprint: bytes, at_ms: int) -> None:
         """One that was kept by an earlier run. To be called in the order of time."""
         self._kept[fingerprint] = at_ms
