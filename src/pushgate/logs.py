@@ -20,6 +20,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from pushgate.request_id import CURRENT
+
 Event = MutableMapping[str, Any]
 
 TELL_EVERY_S = 5.0
@@ -42,10 +44,14 @@ def configure(
     *,
     level: str,
     form: Literal["json", "console"],
+    cell: int | None = None,
     stream: TextIO | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Set up the logs of this process: ours, those of libraries, warnings, and what would be a traceback."""
+    """Set up the logs of this process: ours, those of libraries, warnings, and what would be a traceback.
+
+    `cell` stands in every line where there are several processes.
+    """
     target = sys.stderr if stream is None else stream
     out = _Out(target)
     render: Any = structlog.processors.JSONRenderer()
@@ -55,7 +61,10 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_values,
+        _with_request,
     ]
+    if cell is not None:
+        shared.append(lambda logger, method, event: {**event, "cell": cell})
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, render],
@@ -163,6 +172,17 @@ def _without_values(logger: object, method: str, event: Event) -> Event:
     fault = info[1] if isinstance(info, tuple) else sys.exception() if info is True else info
     if isinstance(fault, BaseException):
         event["fault"], event["at"] = _places(fault)
+    return event
+
+
+def _with_request(logger: object, method: str, event: Event) -> Event:
+    """Add which request is being answered, where one is: its id, who sent it, the trace that it is part of."""
+    if (entry := CURRENT.get()) is not None:
+        event.setdefault("request", entry.request_id.decode("ascii", "replace"))
+        if entry.caller:
+            event.setdefault("caller", entry.caller)
+        if trace_id := entry.trace_id:
+            event.setdefault("trace", trace_id)
     return event
 
 

@@ -20,9 +20,12 @@ from pushgate import wire
 from pushgate.allowance import Allowances
 from pushgate.errors import RequestError, SpoolUnavailable
 from pushgate.intake import Intake, answer_notify
+from pushgate.journal import OFF, Journal
 from pushgate.metrics import NOBODY, Metrics
 from pushgate.model import Caller
 from pushgate.refusals import Refusals
+from pushgate.request_id import HEADER, RequestIds
+from pushgate.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +41,8 @@ TOO_OFTEN = "This caller sends more requests than it may."
 OVERLOADED = "Push Gateway under maintenance or overloaded."
 RETRY_AFTER_S = 5
 TELL_EVERY_S = 5.0
+HEAVY_BYTES = 16_384
+"""Longer bodies are worked on one in each turn of the event loop."""
 LINGER_S = 1.0
 """How long a caller whose body was refused is listened to, so that it reads the answer instead of a reset."""
 
@@ -69,6 +74,7 @@ class Application:
         identify: Identify,
         documents: Mapping[str, Document],
         metrics: Metrics,
+        journal: Journal = OFF,
         allowances: Allowances | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,7 +87,10 @@ class Application:
         """How many requests each caller may make."""
         self._metrics = metrics
         self._monotonic = monotonic
+        self._journal = journal
+        self._request_ids = RequestIds()
         self._refusals = Refusals()
+        self._turns = Turns()
         self._tell_again_at = 0.0
         self.draining = False
         """While true every notification is answered 503."""
@@ -98,9 +107,10 @@ class Application:
         if scope["type"] != "http":
             return
         who = NOBODY
+        entry = self._request_ids.begin(scope["headers"])
         try:
             caller = self.identify(scope)
-            who = caller.name
+            who = entry.caller = caller.name
             status, body, headers = await self._answer(scope, receive, caller)
         except RequestError as refused:
             status, body = refused.status, wire.encode_error(refused.error, refused.details)
@@ -116,6 +126,9 @@ class Application:
             log.error("request failed unexpectedly", fault=type(fault).__name__, at=_innermost(fault))
             status, body, headers = 500, wire.encode_error(UNEXPECTED), []
         self._metrics.count_request(who, status)
+        if who is not NOBODY and status != 429:  # these could push all others out
+            self._journal.answered(entry, status)
+        headers.append((HEADER, entry.request_id))
         if _CLOSE not in headers:
             await _send(send, status, body, headers)
             return
@@ -141,6 +154,8 @@ class Application:
                 refused.ends_connection |= _has_body(scope)  # nobody reads it
             raise
         if isinstance(found, _Route):
+            if len(body) > HEAVY_BYTES:
+                await self._turns.mine()
             return 200, await found.answer(body, caller), []
         headers = [(b"content-type", found.media_type.encode())]
         return 200, found.body, [*headers, _CLOSE] if _has_body(scope) else headers
@@ -218,22 +233,21 @@ class Application:
     async def _notify(self, body: bytes, caller: Caller) -> bytes:
         notification = wire.decode_notify(body, self._limits)
         (verdict,) = await self._intake.accept([notification], caller)
-        self._metrics.notifications[("notify", verdict.status)].inc()
+        self._metrics.count_notifications("notify", caller.name, (verdict.status,))
         return wire.encode_notify(answer_notify(verdict))
 
     async def _batch(self, body: bytes, caller: Caller) -> bytes:
         items = wire.decode_batch(body, self._limits)
         verdicts = await self._intake.accept([item.notification for item in items], caller)
-        return self._batch_answer("notify/batch", [item.id for item in items], verdicts)
+        return self._batch_answer("notify/batch", caller, [item.id for item in items], verdicts)
 
     async def _encrypted_batch(self, body: bytes, caller: Caller) -> bytes:
         items = wire.decode_encrypted_batch(body, self._limits)
         verdicts = await self._intake.accept([item.notification for item in items], caller)
-        return self._batch_answer("notifyEncrypted/batch", [item.id for item in items], verdicts)
+        return self._batch_answer("notifyEncrypted/batch", caller, [item.id for item in items], verdicts)
 
-    def _batch_answer(self, api: str, ids: list[str], verdicts: list[wire.Verdict]) -> bytes:
-        for verdict in verdicts:
-            self._metrics.notifications[(api, verdict.status)].inc()
+    def _batch_answer(self, api: str, caller: Caller, ids: list[str], verdicts: list[wire.Verdict]) -> bytes:
+        self._metrics.count_notifications(api, caller.name, [verdict.status for verdict in verdicts])
         return wire.encode_batch(ids, verdicts)
 
 

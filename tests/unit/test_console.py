@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,12 +17,14 @@ from pushgate.console.guard import MAX_BODY_BYTES
 from pushgate.console.rejections import MOST_AT_ONCE
 from pushgate.console.remote import NoAnswer, NobodyThere, RemoteRejections
 from pushgate.errors import SpoolUnavailable
+from pushgate.metrics.families import Family, Kind
 from pushgate.spool import KnownRejection
 
 APP, OTHER = "org.example.health.apns", "example-project.app.firebase"
 LOOPBACK = ("127.0.0.1", 50_000)
 HOST = (b"host", b"127.0.0.1:8081")
 AS_JSON = (b"content-type", b"application/json")
+TOKEN = "0123456789abcdef0123"
 
 
 class Book:
@@ -109,10 +112,12 @@ FORGETTING = Asking(
 )
 
 
+async def collect() -> Sequence[Family]:
+    return [Family("pushgate_waiting", Kind.GAUGE, "Deliveries.", [("pushgate_waiting", (), 0.0)])]
+
+
 def console(reason: str | None = None, *, book: Book | None = None, address: str = "127.0.0.1:8081") -> Console:
-    return Console(
-        unready=lambda: reason, metrics=lambda: b"pushgate_waiting 0\n", rejections=book or Book(), address=address
-    )
+    return Console(unready=lambda: reason, collect=collect, rejections=book or Book(), address=address)
 
 
 # --- health and metrics ------------------------------------------------------------------------------------------
@@ -131,20 +136,57 @@ async def test_live_does_not_depend_on_ready() -> None:
 
 async def test_metrics_are_prometheus_text() -> None:
     answer = await Asking(path="/metrics").of(console())
-    assert (answer.status, answer.body) == (200, b"pushgate_waiting 0\n")
-    assert answer.headers[b"content-type"].startswith(b"text/plain")
+    body = b"# HELP pushgate_waiting Deliveries.\n# TYPE pushgate_waiting gauge\npushgate_waiting 0.0\n"
+    assert (answer.status, answer.body) == (200, body)
+    assert answer.headers[b"content-type"] == b"text/plain; version=0.0.4; charset=utf-8"
+    accept = (b"accept", b"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.3")
+    open_metrics = await Asking(path="/metrics", headers=(HOST, accept)).of(console())
+    assert open_metrics.body == body + b"# EOF\n"
+    assert open_metrics.headers[b"content-type"].startswith(b"application/openmetrics-text; version=1.0.0")
 
 
-async def test_health_and_metrics_are_for_everybody() -> None:
-    for path in ("/health/live", "/health/ready", "/metrics"):
+async def test_health_is_for_everybody_and_nobody_keeps_a_place_by_it() -> None:
+    for path, token in itertools.product(("/health/live", "/health/ready"), (b"", TOKEN.encode())):
+        here = Console(unready=lambda: "draining", collect=collect, address="127.0.0.1:8081", token=token)
         stranger = Asking(path=path, client=("192.0.2.7", 1), headers=((b"host", b"gateway.example.org"),))
-        assert (await stranger.of(console())).status == 200
+        answer = await stranger.of(here)
+        assert (answer.status, answer.headers[b"connection"]) == (200 if path == "/health/live" else 503, b"close")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/", "/nowhere"])
+@pytest.mark.parametrize(
+    ("address", "host", "is_ours"),
+    [
+        ("127.0.0.1:8081", b"127.0.0.1:8081", True),
+        ("127.0.0.1:8081", b"localhost:8081", True),
+        ("127.0.0.1:8081", b"127.0.0.1", True),
+        ("127.0.0.1:8081", b"[::1]:8081", True),
+        ("127.0.0.1:8081", b"rebound.example.org:8081", False),
+        ("127.0.0.1:8081", b"192.0.2.7:8081", False),
+        ("127.0.0.1:8081", b"127.0.0.1.example.org", False),
+        ("127.0.0.1:8081", b"", False),
+        ("ip6-localhost:8081", b"ip6-localhost:8081", True),
+    ],
+)
+async def test_without_a_token_no_page_of_another_name_reads_anything(
+    path: str, address: str, host: bytes, is_ours: bool
+) -> None:
+    """DNS rebinding: a browser on this machine asks, and the name that it was lured by stands in `Host`."""
+    asking = Asking(path=path, headers=((b"host", host),))
+    status = (await asking.of(console(address=address))).status
+    assert status == (403 if not is_ours else 404 if path == "/nowhere" else 200)
+    open_to_others = Console(unready=lambda: None, collect=collect, address="0.0.0.0:8081", token=TOKEN.encode())
+    shown = structs.replace(asking, headers=[*asking.headers, (b"authorization", f"Bearer {TOKEN}".encode())])
+    assert (await shown.of(open_to_others)).status == (404 if path == "/nowhere" else 200), "a token says enough"
 
 
 @pytest.mark.parametrize(
     ("path", "method", "status", "allowed"),
     [
-        ("/", "GET", 404, None),
+        ("/", "POST", 405, b"GET, HEAD"),
+        ("/status", "GET", 404, None),
+        ("/status/events", "HEAD", 405, b"GET"),
+        ("/explain", "GET", 404, None),
         ("/rejections/", "GET", 404, None),
         ("/metrics", "POST", 405, b"GET, HEAD"),
         ("/rejections", "POST", 405, b"GET, HEAD"),
@@ -162,7 +204,7 @@ async def test_anything_else_is_refused_as_json(path: str, method: str, status: 
 
 
 async def test_without_a_spool_there_are_no_pages_about_rejections() -> None:
-    bare = Console(unready=lambda: None, metrics=lambda: b"")
+    bare = Console(unready=lambda: None, collect=collect)
     assert (await Asking().of(bare)).status == 404
 
 
@@ -175,8 +217,6 @@ async def test_other_protocols_are_ignored() -> None:
 
 # --- the token ---------------------------------------------------------------------------------------------------
 
-TOKEN = "0123456789abcdef0123"
-
 
 def showing(*values: str, path: str = "/metrics") -> Asking:
     return Asking(path=path, headers=(HOST, *((b"authorization", value.encode()) for value in values)))
@@ -184,7 +224,7 @@ def showing(*values: str, path: str = "/metrics") -> Asking:
 
 @pytest.mark.parametrize("path", ["/metrics", "/rejections", "/rejections/count", "/nowhere"])
 async def test_where_there_is_a_token_it_is_wanted_for_all_but_health(path: str) -> None:
-    here = Console(unready=lambda: None, metrics=lambda: b"x 0\n", rejections=Book(), token=TOKEN.encode())
+    here = Console(unready=lambda: None, collect=collect, rejections=Book(), token=TOKEN.encode())
     for health in ("/health/live", "/health/ready"):
         assert (await Asking(path=health).of(here)).status == 200
     refused = await Asking(path=path).of(here)
@@ -218,12 +258,12 @@ async def test_where_there_is_a_token_it_is_wanted_for_all_but_health(path: str)
     ],
 )
 async def test_the_token_is_shown_as_rfc_6750_says(values: tuple[str, ...], status: int) -> None:
-    here = Console(unready=lambda: None, metrics=lambda: b"x 0\n", token=TOKEN.encode())
+    here = Console(unready=lambda: None, collect=collect, token=TOKEN.encode())
     assert (await showing(*values).of(here)).status == status
 
 
 async def test_the_token_lets_nobody_from_elsewhere_at_the_rejections() -> None:
-    here = Console(unready=lambda: None, metrics=lambda: b"", rejections=Book(), token=TOKEN.encode())
+    here = Console(unready=lambda: None, collect=collect, rejections=Book(), token=TOKEN.encode())
     stranger = structs.replace(showing(f"Bearer {TOKEN}", path="/rejections"), client=("192.0.2.7", 1))
     assert (await stranger.of(here)).status == 403
     shown = structs.replace(stranger, path="/metrics")

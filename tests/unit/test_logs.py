@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from pushgate import logs
+from pushgate.request_id import CURRENT, Entry
 
 SECRET = "pushkey-of-alice"
 
@@ -67,6 +68,19 @@ def test_an_event_is_one_line_of_json_with_time_and_level(written: io.StringIO) 
     (event,) = lines(written)
     assert (event["event"], event["level"], event["lane"]) == ("lane pauses", "info", "a\nb")
     assert str(event["timestamp"]).endswith("Z")
+
+
+def test_the_lines_of_a_request_name_it_its_caller_and_its_trace(written: io.StringIO) -> None:
+    structlog.get_logger("x").info("before")
+    token = CURRENT.set(Entry(b"asked", "erp", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"))
+    structlog.get_logger("x").info("during")
+    structlog.get_logger("x").info("of another one", caller="chat")
+    CURRENT.reset(token)
+    before, during, other = lines(written)
+    assert "request" not in before
+    assert (during["request"], during["caller"]) == ("asked", "erp")
+    assert during["trace"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert (other["request"], other["caller"]) == ("asked", "chat")
 
 
 def test_below_the_level_nothing_is_written(written: io.StringIO) -> None:

@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 import pushgate
 from pushgate import metrics
 from pushgate.metrics import Metrics
@@ -27,7 +25,9 @@ SPELLED_OUT = {
     "outcome": metrics.OUTCOMES,
     "ending": metrics.ENDINGS,
     "alarm": metrics.ALARMS,
-    "event": metrics.CONNECTIONS,
+    "event": (*metrics.CONNECTIONS, *metrics.LINES),
+    "kind": metrics.CREDENTIALS,
+    "reason": (metrics.OTHER,),
 }
 
 
@@ -68,11 +68,12 @@ def quoted(text: str) -> list[str]:
 
 def exposed() -> dict[str, set[str]]:
     """Every metric by the name to query (a histogram by its base) with its labels."""
-    found = {}
-    for family in text_string_to_metric_families(Metrics(LANES).text().decode()):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
-    return found
+    made = Metrics(LANES)
+    made.add_peers(["api.push.example.org:443"])
+    made.count_reason(LANES[0], "deferred", "timeout")
+    return {
+        each.name: {label for _, labels, _ in each.samples for label, _ in labels} - {"le"} for each in made.families()
+    }
 
 
 def test_no_series_tells_when_another_began() -> None:

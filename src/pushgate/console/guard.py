@@ -9,6 +9,7 @@ rebinding). Who comes from elsewhere is known by the address.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import ipaddress
 import re
@@ -35,12 +36,34 @@ class Guard:
         self._own_host = "" if host in ("0.0.0.0", "::") else host  # noqa: S104 - as a name it is nobody's
 
     def check_token(self, scope: Mapping[str, Any]) -> None:
-        """Raises `RequestError` 401 where the token is not shown (RFC 6750 §2.1)."""
+        """Raises `RequestError` 401 where the token is not shown (RFC 6750 §2.1).
+
+        Where there is none, 403 for a `Host` that is not ours: by another name a page in a browser could read it.
+        """
+        if not self.token:
+            self._check_host(scope)
+            return
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, credentials = shown[0].partition(b" ") if len(shown) == 1 else (b"", b"", b"")
         fits = hmac.compare_digest(credentials.strip(), self.token)
-        if self.token and not (fits and scheme.lower() == b"bearer"):
+        if not (fits and scheme.lower() == b"bearer"):
             raise RequestError(401, "This port wants its token: send Authorization: Bearer, then what its file holds.")
+
+    def check_reader(self, scope: Mapping[str, Any]) -> None:
+        """For what a browser may show. Raises `RequestError` 401, or 403 with the reason.
+
+        A browser cannot send Bearer by itself: the token is also taken as the password of Basic, with any user (RFC
+        7617). Where there is no token, no page from elsewhere may ask by way of a browser on this machine.
+        """
+        if self.token:
+            shown = [value for name, value in scope["headers"] if name == b"authorization"]
+            if len(shown) != 1 or not hmac.compare_digest(_password_in(shown[0]), self.token):
+                self.check_token(scope)
+            return
+        host = self._check_host(scope)
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if any(each.partition(b"//")[2] != host for each in origins):
+            raise RequestError(403, "This came from a page of another origin.")
 
     def check(self, scope: Mapping[str, Any]) -> None:
         """Raises `RequestError` 403 with the reason."""
@@ -52,9 +75,7 @@ class Guard:
             raise RequestError(403, "This came through a proxy: only this machine may ask.")
         if b"origin" in names:
             raise RequestError(403, "This came from a page in a browser.")
-        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or not self._is_ours(_host_in(hosts[0])):
-            raise RequestError(403, "The Host header must be that of this port: 127.0.0.1, [::1] or localhost.")
+        self._check_host(scope)
 
     async def json_body(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> bytes:
         """The body of a request that says that it is JSON. Raises `RequestError` 400, 413 or 415."""
@@ -74,6 +95,13 @@ class Guard:
             raise RequestError(408, "The body did not arrive in time.") from None
         return body
 
+    def _check_host(self, scope: Mapping[str, Any]) -> bytes:
+        """What stands in `Host`. Raises `RequestError` 403 where that is not this port."""
+        hosts: list[bytes] = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1 or not self._is_ours(_host_in(hosts[0].decode("latin-1"))):
+            raise RequestError(403, "The Host header must be that of this port: 127.0.0.1, [::1] or localhost.")
+        return hosts[0]
+
     def _is_ours(self, host: str) -> bool:
         return bool(host) and (host in ("localhost", self._own_host) or _is_loopback(host))
 
@@ -91,6 +119,17 @@ def _is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _password_in(authorization: bytes) -> bytes:
+    """The password of Basic credentials; empty where there is none."""
+    scheme, _, credentials = authorization.partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _host_in(authority: str) -> str:
