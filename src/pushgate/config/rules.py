@@ -7,9 +7,11 @@ passed over: that is a fault already.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pushgate.config.client_table import compared
 from pushgate.config.listen import API_LISTEN, MANAGEMENT_LISTEN, parse_listen
 from pushgate.errors import ConfigFault
 
@@ -20,6 +22,7 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 def contradictions(tables: Mapping[str, Any]) -> Iterator[ConfigFault]:
     """Every rule that the tables break together."""
     yield from _ports(tables)
+    yield from _processes(tables)
     listed = tables.get("clients")
     clients = [each if isinstance(each, dict) else {} for each in listed] if isinstance(listed, list) else []
     yield from _callers(_text(tables, "api", "auth", default="none"), clients)
@@ -49,6 +52,18 @@ def _ports(tables: Mapping[str, Any]) -> Iterator[ConfigFault]:
         yield ConfigFault("management.listen", "the same port as api.listen", "choose another port for one of them")
 
 
+def _processes(tables: Mapping[str, Any]) -> Iterator[ConfigFault]:
+    api = tables.get("api")
+    processes = api.get("processes", 1) if isinstance(api, dict) else 1
+    url = _text(tables, "spool", "url", default="")
+    if processes != 1 and url.startswith("nats:"):
+        mend = "set it to 1 and start several gateways: each is one on its own, on any machine"
+        yield ConfigFault("api.processes", "several processes share files, and this spool has none", mend)
+    if processes != 1 and url == "memory:":
+        mend = 'use "sqlite:spool.db", or set api.processes = 1'
+        yield ConfigFault("spool.url", "several processes have no memory in common", mend)
+
+
 def _callers(auth: str, clients: Sequence[object]) -> Iterator[ConfigFault]:
     if auth == "none" and clients:
         mend = 'set auth = "mtls" or "proxy" in [api], or take the clients out'
@@ -73,9 +88,11 @@ def _pins(api: object, clients: Sequence[Mapping[str, Any]]) -> Iterator[ConfigF
 def _taken(key: str, clients: Sequence[Mapping[str, Any]]) -> Iterator[ConfigFault]:
     first: dict[str, int] = {}
     for position, client in enumerate(clients):
-        value = client.get(key)
-        if isinstance(value, str) and value:
-            value = value.replace(":", "").lower() if key.endswith("sha256") else value
+        written = client.get(key)
+        if not isinstance(written, str) or not written:
+            continue
+        with suppress(ValueError):  # that is a fault already
+            value = compared(key, written)
             if value in first:
                 mend = "each client has a name and a certificate of its own"
                 yield ConfigFault(f"clients[{position}].{key}", f"the same as clients[{first[value]}].{key}", mend)

@@ -87,12 +87,13 @@ class Settings(_Table, frozen=True):
         return summary.describe(self)
 
 
-def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
+def load(path: Path, *, environ: Mapping[str, str], content: bytes | None = None) -> Settings:
     """The settings of a TOML file, with what the environment's `PUSHGATE_…` sets over it.
 
-    Relative paths are relative to the file, wherever they were set. Raises `ConfigError` with every fault.
+    Relative paths are relative to the file, wherever they were set. Where the content of the file is given it is not
+    read. Raises `ConfigError` with every fault.
     """
-    tables = _parse(path)
+    tables = _parse(path, content)
     overlay = environment.overlay(tables, environ, Settings)
     if _nests_deeper_than(DEEPEST_TABLE, tables):
         raise ConfigError([ConfigFault(str(path), f"tables nested over {DEEPEST_TABLE} deep", "no key is so deep")])
@@ -112,13 +113,19 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises `ConfigError` with line and column."""
+def read(path: Path) -> bytes:
+    """What a file holds. Raises `ConfigError`."""
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return path.read_bytes()
     except OSError as error:
         fault = f"cannot read it ({error.strerror})"
         raise ConfigError([ConfigFault(str(path), fault, "correct the path, or make the file readable")]) from error
+
+
+def _parse(path: Path, content: bytes | None) -> dict[str, Any]:
+    """The tables of a TOML file. Raises `ConfigError` with line and column."""
+    try:
+        return tomllib.loads((read(path) if content is None else content).decode())
     except UnicodeDecodeError as error:
         place = f"{path}, byte {error.start}"
         raise ConfigError([ConfigFault(place, "not UTF-8", "save the file in UTF-8")]) from error

@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from pushgate.config.nats_table import SCHEME, Nats, servers
 from pushgate.errors import SpoolUnusable
 from pushgate.provider.fields import OptionalFile, is_given
 
@@ -41,16 +42,27 @@ def _spool_url(url: str) -> str:
     scheme, _, rest = url.partition(":")
     if url == "memory:":
         return url
-    if scheme == "nats":
-        raise ValueError('a spool on NATS is not available yet -> use "sqlite:spool.db"')
+    if url.startswith(SCHEME):
+        servers(url)
+        return url
     if scheme != "sqlite" or not rest or rest.startswith(("//", ":")):
-        raise ValueError('not a spool -> write "sqlite:spool.db", "sqlite:/path/spool.db" or "memory:"')
-    path = Path(rest)
-    if not path.parent.is_dir():
-        raise ValueError(f"no such directory: {path.parent} -> create it, or correct the path")
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory -> name a file in it: sqlite:{path}/spool.db")
+        raise ValueError('not a spool -> write "sqlite:spool.db", "nats://host:4222" or "memory:"')
+    _file(Path(rest))
     return url
+
+
+def _file(path: Path) -> None:
+    """Raises ValueError for what no file can be made at."""
+    try:
+        if not path.parent.is_dir():
+            raise ValueError(f"no such directory: {path.parent} -> create it, or correct the path")
+        if path.is_dir():
+            raise ValueError(f"{path} is a directory -> name a file in it: sqlite:{path}/spool.db")
+    except PermissionError as error:
+        mend = "let the user that runs the gateway search the folders on the way and write into the last (chown, chmod)"
+        raise ValueError(f"{path.parent} cannot be searched ({error.strerror}) -> {mend}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be ({error.strerror}) -> correct the path") from error
 
 
 def _key(text: str) -> bytes:
@@ -106,6 +118,7 @@ class Spool(BaseModel, frozen=True):
     max_mb: int = Field(default=8192, ge=0, le=16_777_216)
     max_waiting: int = Field(default=5_000_000, ge=0, le=1_000_000_000)
     max_share_per_app: float = Field(default=0.5, gt=0, le=1)
+    nats: Nats | None = None
     encryption_key_file: Annotated[OptionalFile, AfterValidator(_holds_keys)] = None
     encryption_key: Annotated[SecretStr | None, BeforeValidator(_none_if_empty), AfterValidator(_is_key)] = None
 
@@ -118,9 +131,25 @@ class Spool(BaseModel, frozen=True):
             raise ValueError("beside encryption_key_file -> take one of the two out")
         return given
 
+    @field_validator("nats")
+    @classmethod
+    def _goes_with_the_url(cls, nats: Nats | None, info: ValidationInfo) -> Nats | None:
+        if nats is not None and not info.data.get("url", SCHEME).startswith(SCHEME):
+            raise ValueError('does nothing with this spool.url -> set url = "nats://host:4222", or take the table out')
+        return nats
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines may use it at a time."""
+        return self.url.startswith(SCHEME)
+
+    def nats_servers(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each server of a spool on NATS."""
+        return servers(self.url)
+
     @property
     def sqlite_path(self) -> Path | None:
-        """The database file, or None for a spool in memory."""
+        """The database file, or None for a spool elsewhere."""
         return Path(self.url.removeprefix("sqlite:")) if self.url.startswith("sqlite:") else None
 
     @property

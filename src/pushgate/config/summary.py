@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
 from pushgate import revocation
+from pushgate.config.nats_table import Nats
 from pushgate.config.rules import IDENTITIES
 from pushgate.errors import ConfigFault
 from pushgate.provider import apns_settings, fcm_settings
@@ -59,7 +60,10 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "client", _client(client)
     yield "limits", f"{api.max_request_kb} KB a request, {api.max_notification_kb} KB a notification"
     yield "management", _management(settings.management)
-    where = settings.spool.sqlite_path or "in memory: every stop loses what waits"
+    if api.processes != 1:
+        count = "one for each core that may be used" if api.processes == "auto" else str(api.processes)
+        yield "processes", f"{count}, each with a spool of its own beside the first"
+    where = _where(settings.spool)
     on_disk = ", encrypted" if settings.spool.is_encrypted else ""
     yield "spool", f"{where}, a delivery is tried for {settings.spool.max_age_s} s at most{on_disk}"
     yield "room", _room(settings.spool)
@@ -69,6 +73,16 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "app", f"{app_id}: {_app(app)}"
     if not settings.apps:
         yield "app", "none: every notification will be refused"
+
+
+def _where(spool: Spool) -> str:
+    if spool.is_shared:
+        nats = spool.nats or Nats()
+        servers = ", ".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in spool.nats_servers()
+        )
+        return f"NATS at {servers}, stream {nats.name}, {'TLS' if nats.tls != 'no' else 'no TLS'}"
+    return str(spool.sqlite_path or "in memory: every stop loses what waits")
 
 
 def _management(management: Management) -> str:
