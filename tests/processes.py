@@ -33,13 +33,23 @@ class Run:
     """A `pushgate serve` process and how it is reached: one at a time, again and again.
 
     `environ` holds settings for every start of this run (`PUSHGATE_SPOOL__MAX_AGE_S`); may be changed in between.
+    `name` tells it from others on the same stage, `role` is what it does.
     """
 
-    def __init__(self, stage: Stage, port: int, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        port: int,
+        environ: Mapping[str, str] | None = None,
+        *,
+        name: str = "gateway",
+        role: str = "all",
+    ) -> None:
         self.stage = stage
         self.port = port
         self.environ = dict(environ or {})
-        self.log_file = stage.folder / "gateway.log"
+        self.role = role
+        self.log_file = stage.folder / f"{name}.log"
         self.process: Process | None = None
         self._management_port = 0
 
@@ -57,6 +67,7 @@ class Run:
             self.process = await asyncio.create_subprocess_exec(
                 *(wrapper or ()),
                 *(sys.executable, "-m", "pushgate", "serve", "--config", str(self.stage.config_file)),
+                *(() if self.role == "all" else ("--role", self.role)),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=log,

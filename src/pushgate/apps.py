@@ -6,7 +6,7 @@ Knows the providers by their classes; nobody else but `gateway` does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
 from msgspec import Struct
@@ -15,11 +15,17 @@ from pushgate import retry
 from pushgate.breaker import BreakerLimits
 from pushgate.config import AppSettings, Settings
 from pushgate.config.files import digest
+from pushgate.flights import Landing
+from pushgate.http2 import Pool
 from pushgate.intake import App
 from pushgate.lane import LaneSettings
 from pushgate.provider import Provider, apns, fcm
 from pushgate.provider.credentials import Clock
+from pushgate.provider.peer import Line
 from pushgate.provider.sharing import Sharing
+
+REASONS: Mapping[str, frozenset[str]] = {"apns": apns.REASONS, "fcm": fcm.REASONS}
+"""Every reason that an outcome of a provider can give."""
 
 _POLICIES: Mapping[str, retry.Policy] = {"apns": retry.APNS, "fcm": retry.FCM}
 
@@ -56,7 +62,7 @@ class Apps:
                     made.append(known.provider)
                 after[app_id] = known
         except BaseException:
-            self.close_behind(made, frozenset())
+            self.close_behind(made, ())
             raise
         gone = [each.provider for app_id, each in self._open.items() if after.get(app_id) is not each]
         self._open = after
@@ -78,12 +84,33 @@ class Apps:
             for app_id, each in self._open.items()
         }
 
-    def close_behind(self, providers: Collection[Provider], flying: Set[asyncio.Task[None]]) -> None:
+    def lines(self) -> Mapping[str, Sequence[Pool]]:
+        """The connections to each peer (`host:port`), for metrics."""
+        lines: dict[str, list[Pool]] = {}
+        for line in self._sharing.things(Line):
+            if isinstance(line.pool, Pool):
+                lines.setdefault(line.peer, []).append(line.pool)
+        return lines
+
+    def credentials_end_at(self) -> Mapping[tuple[str, str], float]:
+        """When what proves us to a provider ends, in unix seconds, by app and kind; 0 where it does not."""
+        ends: dict[tuple[str, str], float] = {}
+        for app_id, each in self._open.items():
+            match each.provider:
+                case apns.ApnsProvider() as provider:
+                    ends[app_id, "certificate"] = provider.certificate_ends_at
+                case fcm.FcmProvider() as provider:
+                    ends[app_id, "token"] = provider.token_ends_at
+                case _:
+                    pass  # a provider that nobody here knows has none that ends
+        return ends
+
+    def close_behind(self, providers: Collection[Provider], flying: Sequence[Landing]) -> None:
         """Close providers as soon as these attempts have landed."""
 
         async def close() -> None:
-            if flying:
-                await asyncio.wait(flying)
+            for landing in flying:
+                await landing.wait()
             for provider in providers:
                 await provider.close()
 

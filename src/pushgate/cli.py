@@ -22,12 +22,17 @@ app = App(
     help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
 )
 app.command("pushgate.commands.serve:serve", name="serve")
+app.command("pushgate.commands.health:health", name="health")
 app.command("pushgate.commands.check_config:check_config", name="check-config")
+app.command("pushgate.commands.doctor:doctor", name="doctor")
+app.command("pushgate.commands.init:init", name="init")
+app.command("pushgate.commands.schema:schema", name="schema")
 app.command("pushgate.commands.demo:demo", name="demo")
 app.command("pushgate.commands.emulate:emulate", name="emulate")
 app.command("pushgate.commands.send:send", name="send")
 app.command("pushgate.commands.keys:app", name="keys")
 app.command("pushgate.commands.rejections:app", name="rejections")
+app.command("pushgate.commands.explain:explain", name="explain")
 app.command("pushgate.commands.bench:bench", name="bench")
 
 

@@ -240,8 +240,12 @@ class Listener:
         tls: Tls | None = None,
         count: Count = lambda event: None,
         most: int | None = None,
+        bound: socket.socket | None = None,
     ) -> None:
-        """`count` is told what becomes of connections (`metrics.CONNECTIONS`), `most` is how many there may be."""
+        """`count` is told what becomes of connections (`metrics.CONNECTIONS`), `most` is how many there may be.
+
+        `bound` is a socket that has the address already, and listens as soon as it is served.
+        """
         config = uvicorn.Config(
             application,
             http=_Protocol,
@@ -257,11 +261,12 @@ class Listener:
         )
         config.load()
         self._server = _Server(config, tls=tls, count=count, most=most_connections() if most is None else most)
-        self._socket = bind(address)
+        self._socket = bind(address) if bound is None else bound
         self.port: int = self._socket.getsockname()[1]
 
     async def serve(self) -> None:
         """Answer requests until `stop`."""
+        self._socket.listen(BACKLOG)  # it may do so already
         await self._server.serve(sockets=[self._socket])
 
     def change_tls(self, tls: Tls) -> None:
@@ -273,8 +278,8 @@ class Listener:
         self._server.should_exit = True
 
 
-def bind(address: str) -> socket.socket:
-    """A listening socket at `host:port` (IPv6 in brackets). Raises `OSError`, which says how to mend it."""
+def bind(address: str, *, listens: bool = True) -> socket.socket:
+    """A socket at `host:port` (IPv6 in brackets), which listens. Raises `OSError`, which says how to mend it."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -283,7 +288,8 @@ def bind(address: str) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, int(port)))
-        listening.listen(BACKLOG)
+        if listens:
+            listening.listen(BACKLOG)
         listening.setblocking(False)
     except OSError as error:
         listening.close()

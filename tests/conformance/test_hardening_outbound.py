@@ -18,7 +18,7 @@ import pytest
 from pushgate.emulator import ApnsEmulator, FcmEmulator, Flaw, Landscape
 from pushgate.model import Delivery
 from pushgate.outcome import Accepted, Cause, Deferred
-from pushgate.provider import Provider, apns, fcm
+from pushgate.provider import Provider, apns, fcm, outcome_of
 from pushgate.provider.credentials import TokenFault
 from pushgate.provider.sharing import Sharing
 from tests.conformance.hostile_peer import (
@@ -166,7 +166,7 @@ async def test_a_provider_that_never_stops_is_left(landscape: Landscape, opened:
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with hostile(landscape.server_tls(), flood) as peer:
         async with asyncio.timeout(30):
-            outcome = await opened("apns", endpoint=peer.origin).send(delivery())
+            outcome = await outcome_of(opened("apns", endpoint=peer.origin), delivery())
         # One may take its 410 for what it is. None of them is a pushkey's end, or a yes.
         assert isinstance(outcome, Deferred)
         async with asyncio.timeout(30):
@@ -205,7 +205,7 @@ def lines(name: str) -> Iterator[bytes]:
 async def test_a_token_endpoint_that_never_stops_is_left(landscape: Landscape, opened: Open, name: str) -> None:
     async with hostile_http1(landscape.server_tls(), lambda: lines(name)) as peer:
         path = landscape.write_service_account(token_url=f"{peer.origin}/token").rename(landscape.folder / "a.json")
-        outcome = await opened("fcm", credentials_file=path).send(delivery())
+        outcome = await outcome_of(opened("fcm", credentials_file=path), delivery())
     assert isinstance(outcome, Deferred)
     assert outcome.reason in (TokenFault.REFUSED, TokenFault.UNREACHABLE)
     assert 0 < peer.sent_bytes < 10_000_000, "most of it is in buffers of the system"
@@ -219,7 +219,7 @@ async def test_a_proxy_that_never_stops_is_left(
     (tmp_path / "login").write_text("gateway:proxy-s3cret\n")
     async with hostile_http1(None, lambda: lines(name)) as peer:
         way = {"proxy": f"http://127.0.0.1:{peer.port}", "proxy_login_file": tmp_path / "login"}
-        outcome = await opened(provider, **way).send(delivery())
+        outcome = await outcome_of(opened(provider, **way), delivery())
     assert isinstance(outcome, Deferred)
     assert outcome.cause in (Cause.CONNECTION, Cause.CREDENTIALS)
     assert 0 < peer.sent_bytes < 10_000_000
@@ -241,7 +241,7 @@ async def test_a_provider_that_sends_us_elsewhere_is_not_followed(
             yield answer(stream, status, ("location", f"{there.origin}/3/device/x"))
 
         async with hostile(landscape.server_tls(), redirect) as peer:
-            outcome = await opened(provider, endpoint=peer.origin).send(delivery())
+            outcome = await outcome_of(opened(provider, endpoint=peer.origin), delivery())
     reason = f"status {status}" if status in (301, 302, 303, 307, 308) else "status other"
     assert outcome == Deferred(Cause.CREDENTIALS, reason)
     assert (there.connections, peer.connections) == (0, 1)
@@ -253,7 +253,7 @@ async def test_a_proxy_alone_gets_the_login_of_the_proxy(opened: Open, google: F
     async with tunnel() as proxy:
         way = {"proxy": f"http://127.0.0.1:{proxy.port}", "proxy_login_file": tmp_path / "login"}
         there = opened("fcm", endpoint=f"https://127.0.0.1:{google.port}", **way)
-        assert await there.send(to_fcm()) == Accepted()
+        assert await outcome_of(there, to_fcm()) == Accepted()
     assert proxy.connections == 2, "one for the token, one for the message"
     assert proxy.received.count(told) == 2
     (message,) = google.devices()["a-device"]
@@ -273,7 +273,7 @@ async def test_a_provider_without_a_good_certificate_is_told_nothing(
 ) -> None:
     async with hostile(tls_with(landscape, flaw), lambda _: iter(())) as peer, tunnel() as proxy:
         way = {"proxy": f"http://127.0.0.1:{proxy.port}"} if is_proxied else {}
-        outcome = await opened(provider, endpoint=peer.origin, **way).send(delivery())
+        outcome = await outcome_of(opened(provider, endpoint=peer.origin, **way), delivery())
     assert outcome == Deferred(Cause.CONNECTION, "connect")
     assert is_tls_at_most(peer.received)
 
@@ -284,7 +284,7 @@ async def test_a_token_endpoint_without_a_good_certificate_is_told_nothing(
 ) -> None:
     async with hostile_http1(tls_with(landscape, flaw), lambda: iter(())) as peer:
         path = landscape.write_service_account(token_url=f"{peer.origin}/token").rename(landscape.folder / "b.json")
-        outcome = await opened("fcm", credentials_file=path).send(delivery())
+        outcome = await outcome_of(opened("fcm", credentials_file=path), delivery())
     assert outcome == Deferred(Cause.CONNECTION, TokenFault.UNREACHABLE)
     assert is_tls_at_most(peer.received)
 
@@ -323,9 +323,9 @@ async def test_the_environment_changes_nothing_about_ways_trust_and_secrets(
         monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
         monkeypatch.setenv("NETRC", str(netrc))
         there = opened("fcm", endpoint=f"https://127.0.0.1:{google.port}")
-        assert await there.send(to_fcm()) == Accepted()
+        assert await outcome_of(there, to_fcm()) == Accepted()
         to_apple = opened("apns", endpoint=f"https://127.0.0.1:{apple.port}")
-        assert await to_apple.send(delivery()) == Accepted()
+        assert await outcome_of(to_apple, delivery()) == Accepted()
     assert proxy.connections == 0
     assert not keys.exists()
     assert google.counts["token_requests"] == 1
@@ -338,5 +338,5 @@ async def test_a_configured_proxy_is_used_whatever_the_environment_says(
         monkeypatch.setenv(name, "*")
     async with tunnel() as proxy:
         there = opened("fcm", endpoint=f"https://127.0.0.1:{google.port}", proxy=f"http://127.0.0.1:{proxy.port}")
-        assert await there.send(to_fcm()) == Accepted()
+        assert await outcome_of(there, to_fcm()) == Accepted()
     assert proxy.connections == 2

@@ -59,8 +59,8 @@ async def test_who_is_over_its_limit_gets_429_and_nobody_else_does() -> None:
         answer = await api.http.post(NOTIFY, json={"notification": plain()}, headers={"X-Caller": "busy"})
         assert answer.status_code == 200
         told = api.metrics.requests
-        assert [told[("busy", status)]._value.get() for status in (200, 429)] == [3, 2]
-        assert [told[("other", status)]._value.get() for status in (200, 429)] == [1, 0]
+        assert [told[("busy", status)].value for status in (200, 429)] == [3, 2]
+        assert [told[("other", status)].value for status in (200, 429)] == [1, 0]
 
 
 async def test_a_request_counts_whatever_is_in_it_and_one_that_goes_astray_does_not() -> None:

@@ -17,6 +17,7 @@ from pushgate.emulator import ApnsEmulator, ConnectionRules, Fault, Landscape, R
 from pushgate.emulator.script import Step
 from pushgate.model import Counts, Delivery, Prio
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.provider import outcome_of
 from pushgate.provider.apns import ApnsProvider, Settings
 from pushgate.provider.sharing import Sharing
 from tests.provider_samples import CIPHERTEXT, TOKEN, badge_only, device, plain, sealed
@@ -89,7 +90,7 @@ def received(emulator: ApnsEmulator, token: str = TOKEN) -> Received:
 
 async def test_sealed_arrives_with_the_keys_that_the_app_reads(emulator: ApnsEmulator, provider: ApnsProvider) -> None:
     delivery = sealed(counts=Counts(unread=4), identifier="abc")
-    assert await provider.send(delivery) == Accepted()
+    assert await outcome_of(provider, delivery) == Accepted()
     message = received(emulator)
     assert message.payload == {
         "aps": {"alert": {"title": "New notification"}, "mutable-content": 1, "badge": 4},
@@ -124,13 +125,13 @@ async def test_sealed_arrives_with_the_keys_that_the_app_reads(emulator: ApnsEmu
 async def test_every_kind_is_accepted_by_a_strict_apns(
     emulator: ApnsEmulator, provider: ApnsProvider, delivery: Delivery
 ) -> None:
-    assert await provider.send(delivery) == Accepted()
+    assert await outcome_of(provider, delivery) == Accepted()
     assert received(emulator).apns_id == delivery.id
 
 
 async def test_base64_token_reaches_its_device(emulator: ApnsEmulator, opened: Open) -> None:
     provider = opened(token_encoding="base64")
-    assert await provider.send(sealed(device("q83v//8="))) == Accepted()
+    assert await outcome_of(provider, sealed(device("q83v//8="))) == Accepted()
     assert [*emulator.devices()] == ["abcdefffff"]
 
 
@@ -138,7 +139,7 @@ async def test_many_at_once_share_one_token_and_few_connections(emulator: ApnsEm
     lanes = [opened(), opened(forward_data=["x"])]
     tokens = [f"{number:064x}" for number in range(200)]
     outcomes = await asyncio.gather(
-        *(lanes[number % 2].send(sealed(device(token))) for number, token in enumerate(tokens))
+        *(outcome_of(lanes[number % 2], sealed(device(token))) for number, token in enumerate(tokens))
     )
     assert outcomes == [Accepted()] * 200
     assert emulator.counts["connections"] <= 4
@@ -150,17 +151,17 @@ async def test_dead_token_is_rejected_since_apns_says_and_not_if_registered_anew
 ) -> None:
     before = int(time.time() * 1000)
     emulator.kill(TOKEN)
-    outcome = await provider.send(sealed(device(pushkey_ts=1)))
+    outcome = await outcome_of(provider, sealed(device(pushkey_ts=1)))
     assert isinstance(outcome, Rejected)
     assert outcome.since_ms is not None
     assert before <= outcome.since_ms <= time.time() * 1000
     anew = int(time.time()) + 60
-    assert await provider.send(sealed(device(pushkey_ts=anew))) == Deferred(Cause.DEVICE, "Unregistered")
+    assert await outcome_of(provider, sealed(device(pushkey_ts=anew))) == Deferred(Cause.DEVICE, "Unregistered")
 
 
 async def test_token_of_another_app_is_rejected(emulator: ApnsEmulator, provider: ApnsProvider) -> None:
     emulator.register(TOKEN, topic="de.example.other")
-    assert await provider.send(sealed()) == Rejected("DeviceTokenNotForTopic")
+    assert await outcome_of(provider, sealed()) == Rejected("DeviceTokenNotForTopic")
 
 
 SCRIPTED: list[tuple[Step, Outcome]] = [
@@ -191,16 +192,16 @@ async def test_scripted_trouble_has_its_outcome_and_the_next_one_is_accepted(
     emulator: ApnsEmulator, provider: ApnsProvider, step: Step, outcome: Outcome
 ) -> None:
     emulator.script(TOKEN, [step])
-    assert await provider.send(sealed(device("cd" * 32))) == Accepted()
-    assert await provider.send(sealed()) == outcome
-    assert await provider.send(sealed(device("cd" * 32))) == Accepted()
+    assert await outcome_of(provider, sealed(device("cd" * 32))) == Accepted()
+    assert await outcome_of(provider, sealed()) == outcome
+    assert await outcome_of(provider, sealed(device("cd" * 32))) == Accepted()
 
 
 async def test_no_answer_in_time_is_a_timeout(emulator: ApnsEmulator, opened: Open) -> None:
     emulator.script(TOKEN, [Step(fault=Fault.HANG)])
     provider = opened(request_timeout_s=0.3)
-    assert await provider.send(sealed()) == Deferred(Cause.CONNECTION, "timeout")
-    assert await provider.send(sealed(device("cd" * 32))) == Accepted()
+    assert await outcome_of(provider, sealed()) == Deferred(Cause.CONNECTION, "timeout")
+    assert await outcome_of(provider, sealed(device("cd" * 32))) == Accepted()
 
 
 async def test_token_that_apns_calls_expired_is_renewed_and_the_push_arrives(landscape: Landscape) -> None:
@@ -208,7 +209,7 @@ async def test_token_that_apns_calls_expired_is_renewed_and_the_push_arrives(lan
     slot = time.time() // 2400 * 2400
     async with emulated(landscape, clock=lambda: slot + 4000) as emulator:
         provider = ApnsProvider.open(settings(landscape, emulator.port), clock=lambda: slot + 2000, sharing=Sharing())
-        outcomes = [await provider.send(sealed()) for _ in range(3)]
+        outcomes = [await outcome_of(provider, sealed()) for _ in range(3)]
         await provider.close()
     assert outcomes == [Accepted()] * 3
     assert emulator.counts["reason.ExpiredProviderToken"] == 1
@@ -217,7 +218,7 @@ async def test_token_that_apns_calls_expired_is_renewed_and_the_push_arrives(lan
 async def test_connections_that_apns_ends_are_replaced(emulator: ApnsEmulator, provider: ApnsProvider) -> None:
     emulator.rules = ConnectionRules(goaway_after=5)
     tokens = [f"{number:064x}" for number in range(40)]
-    outcomes = [await provider.send(sealed(device(token))) for token in tokens]
+    outcomes = [await outcome_of(provider, sealed(device(token))) for token in tokens]
     assert outcomes == [Accepted()] * 40
     assert emulator.counts["connections"] >= 8
 
@@ -227,10 +228,10 @@ async def test_connection_that_answers_shutdown_is_left_and_what_flies_on_it_sti
 ) -> None:
     emulator.script("cd" * 32, [Step(delay_s=0.3)])
     emulator.script("ef" * 32, [Step(503, "Shutdown")])
-    assert await provider.send(sealed()) == Accepted()
-    flying = asyncio.create_task(provider.send(sealed(device("cd" * 32))))
-    assert await provider.send(sealed(device("ef" * 32))) == Deferred(Cause.CONNECTION, "Shutdown")
-    assert await provider.send(sealed()) == Accepted()
+    assert await outcome_of(provider, sealed()) == Accepted()
+    flying = asyncio.create_task(outcome_of(provider, sealed(device("cd" * 32))))
+    assert await outcome_of(provider, sealed(device("ef" * 32))) == Deferred(Cause.CONNECTION, "Shutdown")
+    assert await outcome_of(provider, sealed()) == Accepted()
     assert emulator.counts["connections"] == 2
     assert await flying == Accepted()
 
@@ -240,29 +241,31 @@ async def test_certificate_proves_us_without_a_token(
 ) -> None:
     certificate, key = landscape.write_push_certificate(BUNDLE_ID)
     provider = opened(certificate_file=certificate, certificate_key_file=key)
-    assert await provider.send(sealed()) == Accepted()
-    assert await provider.send(badge_only()) == Accepted()
+    assert await outcome_of(provider, sealed()) == Accepted()
+    assert await outcome_of(provider, badge_only()) == Accepted()
     assert len(emulator.devices()[TOKEN]) == 2
 
 
 async def test_certificate_for_another_topic_is_a_fault_of_credentials(opened: Open, landscape: Landscape) -> None:
     certificate, key = landscape.write_push_certificate("de.example.other")
     provider = opened(certificate_file=certificate, certificate_key_file=key)
-    assert await provider.send(sealed()) == Deferred(Cause.CREDENTIALS, "BadTopic")
+    assert await outcome_of(provider, sealed()) == Deferred(Cause.CREDENTIALS, "BadTopic")
 
 
 async def test_key_that_apns_does_not_know_is_a_fault_of_credentials(opened: Open) -> None:
-    assert await opened(key_id="UNKNOWNKEY").send(sealed()) == Deferred(Cause.CREDENTIALS, "InvalidProviderToken")
+    assert await outcome_of(opened(key_id="UNKNOWNKEY"), sealed()) == Deferred(
+        Cause.CREDENTIALS, "InvalidProviderToken"
+    )
 
 
 async def test_topic_that_is_not_ours_is_a_fault_of_credentials(opened: Open) -> None:
-    outcome = await opened(bundle_id="de.example.unknown").send(sealed())
+    outcome = await outcome_of(opened(bundle_id="de.example.unknown"), sealed())
     assert outcome == Deferred(Cause.CREDENTIALS, "TopicDisallowed")
 
 
 async def test_server_that_is_not_trusted_gets_nothing(emulator: ApnsEmulator, opened: Open, tmp_path: Path) -> None:
     stranger = Landscape(tmp_path / "stranger")
-    assert await opened(ca_file=stranger.ca_file).send(sealed()) == Deferred(Cause.CONNECTION, "connect")
+    assert await outcome_of(opened(ca_file=stranger.ca_file), sealed()) == Deferred(Cause.CONNECTION, "connect")
     assert "requests" not in emulator.counts
 
 
@@ -282,7 +285,7 @@ async def test_ipv6_endpoint_is_reached_where_the_certificate_carries_the_addres
     try:
         more = {"endpoint": f"https://[::1]:{emulator.port}", "ca_file": tmp_path / "ca.pem"}
         provider = ApnsProvider.open(settings(landscape, 0, **more), clock=time.time, sharing=Sharing())
-        assert await provider.send(sealed()) == outcome
+        assert await outcome_of(provider, sealed()) == outcome
         assert len(emulator.devices().get(TOKEN, [])) == arrived
         await provider.close()
     finally:
@@ -293,5 +296,5 @@ async def test_nobody_there_is_deferred(landscape: Landscape) -> None:
     async with emulated(landscape) as emulator:
         port = emulator.port
     provider = ApnsProvider.open(settings(landscape, port), clock=time.time, sharing=Sharing())
-    assert await provider.send(sealed()) == Deferred(Cause.CONNECTION, "connect")
+    assert await outcome_of(provider, sealed()) == Deferred(Cause.CONNECTION, "connect")
     await provider.close()

@@ -18,6 +18,7 @@ from pushgate.emulator import Fault, FcmEmulator, Landscape
 from pushgate.emulator.script import Step
 from pushgate.model import Counts, Delivery, Prio
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
+from pushgate.provider import outcome_of
 from pushgate.provider.credentials import TokenFault
 from pushgate.provider.fcm import FcmProvider, Settings
 from pushgate.provider.sharing import Sharing
@@ -79,7 +80,7 @@ def to_fcm(found: Delivery, pushkey: str = PUSHKEY) -> Delivery:
 async def test_sealed_arrives_as_data_with_the_keys_that_the_app_reads(
     emulator: FcmEmulator, provider: FcmProvider
 ) -> None:
-    assert await provider.send(to_fcm(sealed(prio=Prio.HIGH, identifier="abc"))) == Accepted()
+    assert await outcome_of(provider, to_fcm(sealed(prio=Prio.HIGH, identifier="abc"))) == Accepted()
     (message,) = emulator.devices()[PUSHKEY]
     assert isinstance(message.payload, dict)
     assert message.payload.keys() == {"token", "data", "android"}
@@ -108,13 +109,13 @@ async def test_sealed_arrives_as_data_with_the_keys_that_the_app_reads(
 async def test_every_kind_is_accepted_by_a_strict_fcm(
     emulator: FcmEmulator, opened: Open, found: Delivery, flatten_content: bool
 ) -> None:
-    assert await opened(flatten_content=flatten_content).send(to_fcm(found)) == Accepted()
+    assert await outcome_of(opened(flatten_content=flatten_content), to_fcm(found)) == Accepted()
     assert len(emulator.devices()[PUSHKEY]) == 1
 
 
 async def test_many_at_once_share_one_access_token_and_few_connections(emulator: FcmEmulator, opened: Open) -> None:
     lanes = [opened(), opened(flatten_content=True)]
-    outcomes = await asyncio.gather(*(lanes[n % 2].send(to_fcm(sealed(), f"token{n}")) for n in range(200)))
+    outcomes = await asyncio.gather(*(outcome_of(lanes[n % 2], to_fcm(sealed(), f"token{n}")) for n in range(200)))
     assert outcomes == [Accepted()] * 200
     assert emulator.counts["token_requests"] == 1
     assert emulator.counts["connections"] <= 5, "four for messages, one for the token"
@@ -122,11 +123,11 @@ async def test_many_at_once_share_one_access_token_and_few_connections(emulator:
 
 async def test_dead_token_is_rejected(emulator: FcmEmulator, provider: FcmProvider) -> None:
     emulator.kill(PUSHKEY)
-    assert await provider.send(to_fcm(sealed())) == Rejected("UNREGISTERED")
+    assert await outcome_of(provider, to_fcm(sealed())) == Rejected("UNREGISTERED")
 
 
 async def test_token_that_fcm_calls_invalid_is_rejected(provider: FcmProvider) -> None:
-    assert await provider.send(to_fcm(sealed(), "not!a!token")) == Rejected("INVALID_ARGUMENT")
+    assert await outcome_of(provider, to_fcm(sealed(), "not!a!token")) == Rejected("INVALID_ARGUMENT")
 
 
 SCRIPTED: list[tuple[Step, Outcome]] = [
@@ -155,18 +156,18 @@ async def test_scripted_trouble_has_its_outcome_and_the_next_one_is_accepted(
     emulator: FcmEmulator, provider: FcmProvider, step: Step, outcome: Outcome
 ) -> None:
     emulator.script(PUSHKEY, [step])
-    assert await provider.send(to_fcm(sealed(), "another")) == Accepted()
-    assert await provider.send(to_fcm(sealed())) == outcome
-    assert await provider.send(to_fcm(sealed(), "another")) == Accepted()
+    assert await outcome_of(provider, to_fcm(sealed(), "another")) == Accepted()
+    assert await outcome_of(provider, to_fcm(sealed())) == outcome
+    assert await outcome_of(provider, to_fcm(sealed(), "another")) == Accepted()
 
 
 async def test_access_token_that_was_revoked_is_fetched_anew_once(emulator: FcmEmulator, opened: Open) -> None:
     ahead = 0.0
     provider = opened(clock=lambda: time.time() + ahead)
-    assert await provider.send(to_fcm(sealed())) == Accepted()
+    assert await outcome_of(provider, to_fcm(sealed())) == Accepted()
     emulator.revoke_access_tokens()
     ahead = 120.0
-    outcomes = await asyncio.gather(*(provider.send(to_fcm(sealed(), f"token{n}")) for n in range(20)))
+    outcomes = await asyncio.gather(*(outcome_of(provider, to_fcm(sealed(), f"token{n}")) for n in range(20)))
     assert outcomes == [Accepted()] * 20
     assert emulator.counts["token_requests"] == 2
 
@@ -174,17 +175,17 @@ async def test_access_token_that_was_revoked_is_fetched_anew_once(emulator: FcmE
 async def test_access_token_is_fetched_ahead_of_its_end(emulator: FcmEmulator, opened: Open) -> None:
     ahead = 0.0
     provider = opened(clock=lambda: time.time() + ahead)
-    assert await provider.send(to_fcm(sealed())) == Accepted()
+    assert await outcome_of(provider, to_fcm(sealed())) == Accepted()
     ahead = 3400.0
     async with asyncio.timeout(5):
         while emulator.counts["token_requests"] == 1:
-            assert await provider.send(to_fcm(sealed())) == Accepted()
+            assert await outcome_of(provider, to_fcm(sealed())) == Accepted()
     assert "reason.UNAUTHENTICATED" not in emulator.counts
 
 
 async def test_project_that_is_not_ours_is_a_fault_of_credentials(opened: Open) -> None:
     provider = opened(project_id="other-project", allow_other_project=True)
-    assert await provider.send(to_fcm(sealed())) == Deferred(Cause.CREDENTIALS, "PERMISSION_DENIED")
+    assert await outcome_of(provider, to_fcm(sealed())) == Deferred(Cause.CREDENTIALS, "PERMISSION_DENIED")
 
 
 async def test_account_that_the_token_endpoint_refuses_is_a_fault_of_credentials(
@@ -192,7 +193,7 @@ async def test_account_that_the_token_endpoint_refuses_is_a_fault_of_credentials
 ) -> None:
     stranger = Landscape(tmp_path / "stranger", project_id="my-project")
     path = stranger.write_service_account(token_url=emulator.token_url)
-    outcome = await opened(credentials_file=path).send(to_fcm(sealed()))
+    outcome = await outcome_of(opened(credentials_file=path), to_fcm(sealed()))
     assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
     assert "requests" not in emulator.counts
 
@@ -201,7 +202,7 @@ async def test_token_endpoint_that_is_not_trusted_gets_nothing(
     emulator: FcmEmulator, opened: Open, tmp_path: Path
 ) -> None:
     stranger = Landscape(tmp_path / "stranger")
-    outcome = await opened(ca_file=stranger.ca_file).send(to_fcm(sealed()))
+    outcome = await outcome_of(opened(ca_file=stranger.ca_file), to_fcm(sealed()))
     assert outcome == Deferred(Cause.CONNECTION, TokenFault.UNREACHABLE)
     assert "token_requests" not in emulator.counts
 
@@ -255,7 +256,7 @@ async def test_token_endpoint_that_sends_us_elsewhere_is_not_followed(
         await writer.drain()
 
     path = credentials_for(landscape, await listen(redirect))
-    outcome = await opened(credentials_file=path).send(to_fcm(sealed()))
+    outcome = await outcome_of(opened(credentials_file=path), to_fcm(sealed()))
     assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
     assert visits == []
 
@@ -282,7 +283,7 @@ async def test_answer_of_the_token_endpoint_is_read_up_to_64_kb(
             written += 50_000
 
     path = credentials_for(landscape, await listen(flood))
-    outcome = await opened(credentials_file=path).send(to_fcm(sealed()))
+    outcome = await outcome_of(opened(credentials_file=path), to_fcm(sealed()))
     assert outcome == Deferred(Cause.CREDENTIALS, TokenFault.REFUSED)
     assert written < flood_bytes / 2, "the rest is in buffers of the system"
 
@@ -322,7 +323,7 @@ async def test_token_endpoint_that_answers_byte_by_byte_is_cut_off(
     way = {"proxy": f"http://127.0.0.1:{port}"} if through_proxy else {}
     provider = opened(credentials_file=path, **way)
     async with asyncio.timeout(5):
-        outcome = await provider.send(to_fcm(sealed()))
+        outcome = await outcome_of(provider, to_fcm(sealed()))
         assert outcome == Deferred(Cause.CONNECTION, TokenFault.UNREACHABLE)
         await cut.wait()
         while [each for each in threading.enumerate() if each.name.startswith("google token")]:

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from pushgate import cli
 from pushgate.config import Settings
 from pushgate.config.keys import keys_of
+from pushgate.emulator import Step
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
 from tests.leak_launcher import PLANTED
 from tests.leak_stage import Observed, observed
-from tests.leak_surroundings import ANSWERS, ECHOED, MIRRORED, OLD, PROXIED, WRONG
+from tests.leak_surroundings import ANSWERS, ECHOED, MIRRORED, OLD, PROXIED, WRONG, echoing
 from tests.leaks import Trail, secret
 from tests.processes import pushgate
 
@@ -50,7 +52,7 @@ async def until(condition: Callable[[], bool], what: Callable[[], object]) -> No
 
 async def talk(this: Observed) -> None:
     """Every kind of request: good ones, refused ones, and those with secrets where nobody expects them."""
-    patient, key = this.patient, this.patient.pushkeys
+    patient, key, words = this.patient, this.patient.pushkeys, this.patient.words
     apns, fcm = patient.device(APNS_APP_ID, "apns"), patient.device(FCM_APP_ID, "fcm")
     path, asked = "/push/v1/notify", ("apns", "fcm")
     assert await this.ask("POST", path, asked=asked, json={"notification": patient.plain(apns, fcm)}) == 200
@@ -87,6 +89,17 @@ async def talk(this: Observed) -> None:
     await this.ask("POST", path, content=whole.encode(), headers=headers)
     await this.ask("POST", path, content=whole.encode(), headers={"content-encoding": key["apns"]})
     await this.ask("POST", path, content=b"x" * 2_000_000 + key["apns"].encode())
+    for marked in (
+        key["apns"],
+        f"x-{key['apns']}",
+        f"{key['apns'].upper()}.apns",
+        f"cQ7x:APA91b{key['fcm']}",
+        words["name"] * 9,
+    ):
+        await this.ask(
+            "POST", path, content=whole[:-20].encode(), headers={"x-request-id": marked, "traceparent": marked}
+        )
+        await this.ask("GET", f"/{marked}", headers={"x-request-id": marked, "tracestate": marked})
     await this.ask("GET", "/push/v1/openapi.json")
     await this.ask("GET", "/push/v1/docs")
 
@@ -148,6 +161,8 @@ async def test_whatever_happens_nothing_is_told(tmp_path: Path, trail: Trail, le
         assert await this.end() == 0
         assert list((this.folder / "tmp").iterdir()) == [], "no file is left, and none for the secrets of TLS"
     assert len(trail.paths) > 60
+    assert trail.paths[f"{level} {form}: events of the status page"] > 1000
+    assert sum(" GET /explain?id=" in path for path in trail.paths) > 30
     for app_id in (WRONG, ECHOED, MIRRORED):
         assert f"lane={app_id}" in this.output or f'"lane": "{app_id}"' in this.output
     assert "Traceback" not in this.output
@@ -174,13 +189,15 @@ async def test_python_in_debug_mode_tells_nothing(tmp_path: Path, trail: Trail) 
 
 # --- faults of our own
 
-SOFT = {"wire": 500, "request": 500, "provider": 200, "answer": 200, "lane": 200, "settling": 200, "loop": 200}
+SOFT = {"wire": 500, "request": 500} | dict.fromkeys(("provider", "answer", "lane", "task", "settling", "loop"), 200)
 EVENTS = (
     "request failed unexpectedly",
     "sending failed unexpectedly",
+    "answer not understood",
     "attempt was not settled",
     "settling failed unexpectedly",
     "reload failed unexpectedly",
+    "status cannot be read",
     "Exception in callback",
     "Task exception was never retrieved",
     "exception ignored",
@@ -207,7 +224,8 @@ async def test_faults_of_our_own_are_named_without_what_they_say(
 ) -> None:
     async with observed(tmp_path, trail) as this:
         broken = plan(this, *SOFT, "spool", "reload", "metrics", "token")
-        this.stage.apns.script(this.patient.pushkeys["answer"], [])
+        for spot in ("answer", "lane", "task"):
+            this.stage.apns.script(this.patient.pushkeys[spot], [echoing(Step(500), this.patient, spot)])
         await this.start("faults", environ={**environ, "PUSHGATE_LOG__FORMAT": form}, plan=broken)
         await this.until_serving()
         for spot, status in SOFT.items():
@@ -219,6 +237,8 @@ async def test_faults_of_our_own_are_named_without_what_they_say(
         assert this.process is not None
         this.process.send_signal(signal.SIGHUP)
         await until(lambda: all(event in this.output for event in EVENTS), lambda: this.output)
+        misread = {'"lane"' in line or "lane=" in line for line in this.lines("answer not understood")}
+        assert misread == {True, False}, "by the lane, and by the provider"
         this.look()
         assert await this.end() == 0
     assert "Traceback" not in this.output
@@ -246,7 +266,7 @@ async def test_a_crash_is_named_without_what_it_says(tmp_path: Path, trail: Trai
 
 # --- commands
 
-WORDS = ("serve", "check-config", "demo", "emulate", "send", "keys", "rejections")
+WORDS = tuple(name for name in cli.app if not name.startswith("-"))
 
 
 async def test_commands_tell_nothing_of_what_stands_in_the_wrong_place(tmp_path: Path, trail: Trail) -> None:
@@ -269,12 +289,25 @@ async def test_commands_tell_nothing_of_what_stands_in_the_wrong_place(tmp_path:
             path = this.folder / "checked.toml"
             path.write_bytes(text.encode("utf-8", "surrogateescape"))
             this.inputs.add(path)
-            for more in ((), ("--json",)):
-                code, out, err = await pushgate("check-config", "--config", str(path), *more)
-                trail.look(f"check-config {name} {more}", out + err)
-                assert code == (0 if name == "good" else 2), out + err
+            checks = (("check-config",), ("check-config", "--json"), ("doctor", "--offline"), ("explain", "x"))
+            for check in checks:
+                code, out, err = await pushgate(*check, "--config", str(path))
+                trail.look(f"{check} {name}", out + err)
+                assert "Traceback" not in out + err
+                assert (code == 2) == (name != "good"), out + err
+            code, out, err = await pushgate("health", "--config", str(path))
+            trail.look(f"health {name}", out + err)
+            assert code in (1, 2), out + err
         environ = {f"PUSHGATE_{'__'.join(path).upper()}": pushkey for path in paths() if "<name>" not in path}
-        for command in (("check-config",), ("check-config", "--json"), ("serve",)):
+        commands: list[tuple[str, ...]] = [
+            ("check-config",),
+            ("check-config", "--json"),
+            ("serve",),
+            ("doctor", "--json"),
+            ("health",),
+            ("explain", "x"),
+        ]
+        for command in commands:
             _, out, err = await pushgate(*command, "--config", str(this.stage.config_file), environ=environ)
             trail.look(f"{command} with an environment of secrets", out + err)
             assert "Traceback" not in out + err
@@ -282,6 +315,10 @@ async def test_commands_tell_nothing_of_what_stands_in_the_wrong_place(tmp_path:
             code, out, err = await pushgate(word, "--help", environ=environ)
             trail.look(f"{word} --help", out + err)
             assert code == 0
+        code, out, err = await pushgate("schema", environ=environ)
+        trail.look("schema", out + err)
+        assert code == 0
+    assert {"serve", "doctor", "init", "schema", "explain", "health", "bench"} <= {*WORDS}
 
 
 def paths() -> list[tuple[str, ...]]:
@@ -298,6 +335,62 @@ def everywhere(value: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+async def test_doctor_and_explain_repeat_nothing_that_providers_say(tmp_path: Path, trail: Trail) -> None:
+    """Of providers, proxies and token endpoints some repeat all that they hear, tokens and logins too."""
+    async with observed(tmp_path, trail) as this:
+        await this.start("doctor")
+        await this.until_serving()
+        this.stage.apns.kill(this.patient.pushkeys["apns"])
+        assert await this.notify("apns") == 200
+        assert await this.notify("fcm", app_id=FCM_APP_ID) == 200
+        await until(lambda: "pushkey is dead" in this.output, lambda: this.output)
+        for phase in ("running", "stopped"):
+            for command in (("doctor",), ("doctor", "--json"), ("doctor", "--offline")):
+                code, out, err = await pushgate(*command, "--config", str(this.stage.config_file), environ=this.environ)
+                trail.look(f"{command} {phase}", out + err)
+                assert code == 1, out + err
+                for app_id in (WRONG, OLD, PROXIED, MIRRORED, ECHOED):
+                    assert app_id in out
+            for asked in (*this.request_ids, this.patient.pushkeys["apns"]):
+                for more in ((), ("--json",)):
+                    command = ("explain", asked, "--config", str(this.stage.config_file), *more)
+                    code, out, err = await pushgate(*command, environ=this.environ)
+                    trail.look(f"{command} {phase}", out + err)
+                    assert code == (0 if phase == "running" and asked in this.request_ids else 1), out + err
+            if phase == "running":
+                assert await this.end() == 0
+
+
+async def test_init_repeats_nothing_of_the_keys_that_it_finds(tmp_path: Path, trail: Trail) -> None:
+    async with observed(tmp_path, trail) as this:
+        key = (this.folder / "wrong.p8").read_text()
+        account = (this.folder / "service-account.json").read_text()
+        flat = key.replace("\n", " ")
+        found = {
+            "good": {"AuthKey_WRONGKEY01.p8": key, "service-account.json": account},
+            "cut": {"AuthKey_WRONGKEY01.p8": key[:-60], "service-account.json": account},
+            "no account": {"AuthKey_WRONGKEY01.p8": key, "service-account.json": account[:-40]},
+            "a key as the account": {"service-account.json": json.dumps({"project_id": flat, "private_key": key})},
+        }
+        apple = ("--apns", "org.wrong", "--apns-team", "WRONGTEAM1")
+        for name, files in found.items():
+            folder = tmp_path / "init" / name
+            folder.mkdir(parents=True)
+            for file, text in files.items():
+                (folder / file).write_text(text)
+            for flags in (
+                ("--dev-ca", "--caller", "erp", *apple),
+                ("--apns-key", flat, *apple),
+                ("--fcm-credentials", flat),
+            ):
+                code, out, err = await pushgate("init", str(folder), *flags)
+                trail.look(f"init {name} {flags[0]}", out + err)
+                assert "Traceback" not in out + err
+                assert code == (0 if flags[0] == "--dev-ca" and name in ("good", "no account") else 2), out + err
+            made = list(folder.glob("tls/*"))  # new keys, and they begin as all of their kind do
+            trail.look_into(f"init {name}", folder, but=[*made, *(folder / file for file in files)])
+
+
 async def test_rejections_are_listed_without_the_pushkeys(tmp_path: Path, trail: Trail) -> None:
     async with observed(tmp_path, trail) as this:
         config = ("--config", str(this.stage.config_file))
@@ -309,14 +402,9 @@ async def test_rejections_are_listed_without_the_pushkeys(tmp_path: Path, trail:
         assert await this.notify("apns") == 200
         await until(lambda: "pushkey is dead" in this.output, lambda: this.output)
         assert await this.notify("apns") == 200
-        environ = {
-            "PUSHGATE_MANAGEMENT__LISTEN": f"127.0.0.1:{this.management_port}",
-            "PUSHGATE_MANAGEMENT__TOKEN_FILE": str(this.folder / "management.token"),
-            "PUSHGATE_SPOOL__ENCRYPTION_KEY_FILE": str(this.folder / "spool.key"),
-        }
         for phase in ("online", "offline"):
             for arguments in (("list",), ("list", "--json"), ("count",), ("forget", "--app", APNS_APP_ID, "--all")):
-                _, out, err = await pushgate("rejections", *arguments, *config, environ=environ)
+                _, out, err = await pushgate("rejections", *arguments, *config, environ=this.environ)
                 trail.look(f"rejections {arguments} {phase}", out + err)
             if phase == "online":
                 assert await this.end() == 0

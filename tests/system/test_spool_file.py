@@ -748,7 +748,7 @@ async def test_secrets_do_not_show_in_what_a_spool_prints(path: Path) -> None:
     spool = await SqliteSpool.open(path)
     await spool.put([delivery(1)])
     leases = await drain(spool)
-    shown = f"{spool!r} {leases!r} {leases[0].token!r} {await spool.backlog()!r}"
+    shown = f"{spool!r} {leases!r} {leases[0]!r} {await spool.backlog()!r}"
     assert PUSHKEY not in shown
     assert MARKER not in shown
     await spool.close()

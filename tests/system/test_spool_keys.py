@@ -264,7 +264,7 @@ async def test_keys_show_in_nothing_that_a_spool_prints(path: Path) -> None:
     spool = await opened(path, FIRST)
     await spool.put([delivery(1)])
     leases = await drain(spool)
-    shown = f"{spool!r} {vars(spool)!r} {leases[0].token!r} {spool._cipher!r}"
+    shown = f"{spool!r} {vars(spool)!r} {leases[0]!r} {spool._cipher!r}"
     assert FIRST.hex() not in shown
     assert repr(FIRST)[2:-1] not in shown
     await spool.close()

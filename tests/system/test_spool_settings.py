@@ -10,8 +10,8 @@ import pytest
 
 from pushgate.config import Settings, load
 from pushgate.errors import SpoolFull, SpoolUnusable
-from pushgate.gateway import open_spool
 from pushgate.model import Delivery, Device, PlainNotification
+from pushgate.spools import open_spool
 
 LANE = "de.example.app.apns"
 MARK = "the swordfish swims at midnight"

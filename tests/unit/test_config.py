@@ -64,7 +64,9 @@ def faults(write: Callable[[str | bytes], Path]) -> Faults:
         ("[api]\nmax_request_kb = 256.0", "api.max_request_kb", "of the wrong type"),
         ("[api]\nmax_notification_kb = 2", "api.max_notification_kb", "out of range"),
         ("[api]\nmax_notification_kb = 1025", "api.max_notification_kb", "larger than max_request_kb"),
-        ("[api]\nprocesses = 2", "api.processes", "several processes are not available yet"),
+        ("[api]\nprocesses = 0", "api.processes", "out of range"),
+        ("[api]\nprocesses = 65", "api.processes", "out of range"),
+        ('[api]\nprocesses = "2"', "api.processes", "of the wrong type"),
         ("[api]\nprocesses = true", "api.processes", "of the wrong type"),
         ("[api]\nrequest_timeout_s = 0", "api.request_timeout_s", "out of range"),
         ('[api]\nallow_unauthenticated = "true"', "api.allow_unauthenticated", "of the wrong type"),
@@ -100,7 +102,7 @@ def test_a_value_that_cannot_be_is_one_fault_at_its_place(faults: Faults, toml: 
         ("sqlite:///spool.db", "not a spool"),
         ("sqlite::memory:", "not a spool"),
         ("postgres://user:MARKER-c9f0f895@db/x", "not a spool"),
-        ("nats://user:MARKER-c9f0f895@a:4222", "a spool on NATS is not available yet"),
+        ("nats://user:MARKER-c9f0f895@a:4222", "a login belongs into"),
         ("memory:x", "not a spool"),
         ("sqlite:no/spool.db", "no such directory: "),
         ("sqlite:.", " is a directory"),
@@ -128,6 +130,23 @@ def test_fingerprints_and_subjects_come_in_the_form_that_they_are_compared_in() 
     assert client.sha256 == "ab" * 32
     assert client.subject == r"CN=erp\, inc,O=Example"
     assert client.apps == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "again"),
+    [
+        ("subject", "CN=erp\\, inc,C=DE", "CN=erp\\2c inc,C=DE"),
+        ("subject", "CN=erp,O=Example", "2.5.4.3=erp,2.5.4.10=Example"),
+        ("sha256", "ab" * 32, "AB:" * 31 + "AB"),
+        ("spki_sha256", "AB" * 32, "ab" * 32),
+        ("san", "erp.example.org", "erp.example.org"),
+    ],
+)
+def test_one_caller_written_in_two_ways_is_a_fault(faults: Faults, key: str, first: str, again: str) -> None:
+    written = (("a", first), ("b", again))
+    entries = "".join(f"[[clients]]\nname = '{name}'\n{key} = '{value}'\n" for name, value in written)
+    found = {fault.path: fault.fault for fault in faults(f'[api]\nauth = "proxy"\n{entries}')}
+    assert found[f"clients[1].{key}"] == f"the same as clients[0].{key}"
 
 
 def test_settings_cannot_be_changed(write: Callable[[str], Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
@@ -131,6 +133,33 @@ def test_a_key_in_place_of_its_file_is_not_shown(
     (fault,) = faults(f'encryption_key_file = "{write(KEY)}"')
     assert HIDDEN in fault.fault
     assert write(KEY)[:20] not in str(fault)
+
+
+@pytest.mark.parametrize("folder", ["data/inner", "data"])
+def test_a_folder_that_may_not_be_searched_is_a_fault(
+    faults: Callable[..., list[ConfigFault]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    real = Path.stat
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        if tmp_path / "data" in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **how)
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(Path, "stat", stat)
+    (fault,) = faults(f'url = "sqlite:{folder}/spool.db"')
+    assert (fault.path, fault.fault) == (
+        "spool.url",
+        f"{tmp_path / folder} cannot be searched (Permission denied)",
+    )
+    assert "chown" in fault.mend
+
+
+def test_a_name_that_no_file_can_have_is_a_fault(faults: Callable[..., list[ConfigFault]]) -> None:
+    (fault,) = faults(f'url = "sqlite:{"x" * 300}"')
+    assert fault.path == "spool.url"
+    assert fault.fault.endswith("cannot be (File name too long)")
 
 
 @pytest.mark.parametrize("key", ["max_mb", "max_waiting"])

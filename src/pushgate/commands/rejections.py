@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pushgate import cli, logs
+from pushgate.cells.at_rest import AtRest
 from pushgate.commands.check_config import load_or_explain
 from pushgate.commands.keys import Obstacle, explained
 from pushgate.config import Settings
@@ -27,8 +28,8 @@ from pushgate.config.listen import parse_listen
 from pushgate.console.rejections import LATEST_S, MOST_AT_ONCE, Counts, Forgotten, Rejections
 from pushgate.console.remote import NoAnswer, NobodyThere, RemoteRejections
 from pushgate.errors import ConfigError, SpoolError
-from pushgate.gateway import open_spool
 from pushgate.spool import KnownRejection, Spool
+from pushgate.spools import open_spool
 
 SHOWN_DIGITS = 12
 MAX_APP_ID_CHARS = 64
@@ -237,8 +238,10 @@ def _token(settings: Settings) -> bytes:
         raise Obstacle(f"{fault.path}: {fault.fault}", mend=fault.mend) from error
 
 
-async def _open(settings: Settings, silence: str) -> Spool:
-    """The spool of a gateway that is stopped. Raises `Obstacle`."""
+async def _open(settings: Settings, silence: str) -> Spool | AtRest:
+    """The spool of a gateway that is stopped, or one that is shared anyway. Raises `Obstacle`."""
+    if settings.spool.is_shared:
+        return await open_spool(settings)
     path = settings.spool.sqlite_path
     if path is None:
         mend = "a spool in memory is gone with its gateway: ask one that runs, with management.listen set"
@@ -247,7 +250,7 @@ async def _open(settings: Settings, silence: str) -> Spool:
         mend = "nothing is remembered before the first start; is this the right configuration?"
         raise Obstacle(f"{silence}, and there is no spool {path}", mend=mend, code=cli.FAILED)
     try:
-        return await open_spool(settings)
+        return await AtRest.open(settings)
     except SpoolError as fault:
         if not _is_locked(fault):
             raise

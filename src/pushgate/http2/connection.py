@@ -161,11 +161,15 @@ class Connection(asyncio.Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether a request can go out now: a stream is free, the peer's window is open, the transport takes data."""
+        """Whether a request can go out now: a stream is free, the peer's window is open, the transport takes data.
+
+        Where the window is closed and nothing is in flight, one may go all the same: if it is not let through in time,
+        the connection is mute and is left.
+        """
         streams, session = self._streams, self._session
         return (
             len(streams.open) < streams.max_streams
-            and session.out.window > 0
+            and (session.out.window > 0 or not streams.open)
             and not self._is_paused
             and not session.is_retired
         )

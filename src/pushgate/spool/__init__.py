@@ -16,14 +16,17 @@ from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
 
 
-class Lease(Struct, frozen=True, eq=False):
-    """A delivery that is ours to send until we say how it ended."""
+class Lease:
+    """A delivery that is ours to send until we say how it ended. A spool may have a kind of its own."""
 
-    delivery: Delivery
-    attempt: int
-    """Which attempt this is, from 1."""
-    token: object
-    """What the spool needs to find it again. Of no meaning to anyone else."""
+    __slots__ = ("attempt", "delivery", "token")
+
+    def __init__(self, delivery: Delivery, attempt: int, token: object = None) -> None:
+        self.delivery = delivery
+        self.attempt = attempt
+        """Which attempt this is, from 1."""
+        self.token = token
+        """What the spool needs to find it again. Of no meaning to anyone else."""
 
 
 class Backlog(Struct, frozen=True):

@@ -245,8 +245,7 @@ class MemorySpool:
         """The rows of those leases that had not ended before."""
         self._check_open()
         rows = []
-        for lease in leases:
-            row = lease.token
+        for row in leases:
             assert isinstance(row, Row)
             if row.state is State.LEASED:
                 row.state = State.GONE
