@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
+from mmap import mmap
 from typing import Any, Generic, TypeVar
 
 from pushgate.request_id import Entry
@@ -42,12 +43,12 @@ class Requests:
         self.next = 0
         self._most = most
         self._ids: list[bytes] = [b""] * most
-        self._at = array("d", bytes(8 * most))
-        self._caller = array("H", bytes(2 * most))
-        self._status = array("H", bytes(2 * most))
-        self._first = array("Q", bytes(8 * most))
-        self._count = array("I", bytes(4 * most))
-        self._repeats = array("I", bytes(4 * most))
+        self._at: MutableSequence[float] = _column("d", most)
+        self._caller: MutableSequence[int] = _column("H", most)
+        self._status: MutableSequence[int] = _column("H", most)
+        self._first: MutableSequence[int] = _column("Q", most)
+        self._count: MutableSequence[int] = _column("I", most)
+        self._repeats: MutableSequence[int] = _column("I", most)
 
     def add(
         self, entries: Sequence[Entry], *, callers: Sequence[int], firsts: Sequence[int], counts: Sequence[int]
@@ -105,9 +106,9 @@ class Deliveries:
     def __init__(self, most: int) -> None:
         self.next = 0
         self.most = most
-        self._ids = bytearray(16 * most)
-        self._lane = array("H", bytes(2 * most))
-        self._request = array("I", bytes(4 * most))
+        self._ids = mmap(-1, max(16 * most, 1))
+        self._lane: MutableSequence[int] = _column("H", most)
+        self._request: MutableSequence[int] = _column("I", most)
 
     def add(self, ids: Sequence[str], lanes: Sequence[int], requests: Sequence[int]) -> None:
         late = max(len(ids) - self.most, 0)
@@ -142,6 +143,12 @@ class Deliveries:
         return self._request[number % self.most]
 
 
+def _column(code: Any, most: int) -> Any:
+    """So many zeros of a type of `array`, in memory that counts from the first time on that it is written."""
+    size = array(code).itemsize * most
+    return memoryview(mmap(-1, size)).cast("B").cast(code) if size else array(code)
+
+
 def _write(ring: Any, at: int, values: Any) -> None:
     """Put values into a ring from there on."""
     room = len(ring) - at
@@ -157,8 +164,8 @@ class Attempts:
         self._next = 0
         self._most = most
         self._who = array("q", bytes(8 * most))
-        self._at = array("d", bytes(8 * most))
-        self._event = array("H", bytes(2 * most))
+        self._at: MutableSequence[float] = _column("d", most)
+        self._event: MutableSequence[int] = _column("H", most)
 
     def add(self, who: int, at: float, event: int) -> None:
         slot = self._next
