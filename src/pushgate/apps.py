@@ -18,7 +18,7 @@ from pushgate.config.files import digest
 from pushgate.flights import Landing
 from pushgate.http2 import Pool
 from pushgate.intake import App
-from pushgate.lane import LaneSettings
+from pushgate.lane_settings import LaneSettings
 from pushgate.provider import Provider, apns, fcm
 from pushgate.provider.credentials import Clock
 from pushgate.provider.peer import Line

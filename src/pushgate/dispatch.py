@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from pushgate.flights import Landing, Room
 from pushgate.journal import OFF, Journal
-from pushgate.lane import Lane, LaneSettings
+from pushgate.lane import Lane
+from pushgate.lane_settings import LaneSettings
 from pushgate.metrics import Metrics
 from pushgate.settling import Source, Timing
+from pushgate.tracing import Tracing
 
 
 class Dispatcher:
@@ -23,11 +25,13 @@ class Dispatcher:
         timing: Timing,
         metrics: Metrics,
         journal: Journal = OFF,
+        tracing: Tracing | None = None,
     ) -> None:
         self._source = source
         self._timing = timing
         self._metrics = metrics
         self._journal = journal
+        self._tracing = tracing
         self._room = Room()
         self.lanes: dict[str, Lane] = {}
         self._retired: set[Lane] = set()
@@ -80,7 +84,14 @@ class Dispatcher:
 
     def _add(self, name: str, how: LaneSettings) -> Lane:
         lane = self.lanes[name] = Lane(
-            name, self._source, how, timing=self._timing, metrics=self._metrics, room=self._room, journal=self._journal
+            name,
+            self._source,
+            how,
+            timing=self._timing,
+            metrics=self._metrics,
+            room=self._room,
+            journal=self._journal,
+            tracing=self._tracing,
         )
         return lane
 

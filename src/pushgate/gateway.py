@@ -36,6 +36,7 @@ from pushgate.journal import Explained, Journal
 from pushgate.listener import Listener
 from pushgate.metrics import Metrics
 from pushgate.metrics.families import Family
+from pushgate.provider.peer import tls_context
 from pushgate.reload import Reload
 from pushgate.server import Application, Document
 from pushgate.settling import Timing
@@ -44,6 +45,7 @@ from pushgate.spool.database import LOCK_WAIT_S
 from pushgate.spool.sharing import Sharing
 from pushgate.spool.sibling_book import SiblingBook
 from pushgate.spools import open_spool, siblings_of
+from pushgate.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -197,6 +199,7 @@ class Gateway:
 
     async def _build(self, stack: AsyncExitStack) -> Parts:
         settings = self._settings
+        tracing = self._traced(stack)
         spool = await open_spool(
             settings,
             clock=self._clock,
@@ -214,7 +217,12 @@ class Gateway:
             clock=self._clock, monotonic=time.monotonic, jitter=self._jitter, scale=settings.delivery.retry_scale
         )
         dispatcher = Dispatcher(
-            spool, lanes=apps.lanes(settings), timing=timing, metrics=self._metrics, journal=self._journal
+            spool,
+            lanes=apps.lanes(settings),
+            timing=timing,
+            metrics=self._metrics,
+            journal=self._journal,
+            tracing=tracing,
         )
         gauges = Gauges(self._metrics, lanes=dispatcher.lanes, apps=apps, spool_file=settings.spool.sqlite_path)
         self._metrics.looks.append(gauges.look)
@@ -225,6 +233,7 @@ class Gateway:
             clock=self._clock,
             max_age_s=settings.spool.max_age_s,
             look_for_repeats=settings.dedup.window_s > 0,
+            tracing=tracing,
         )
         admitted = self._admitted = admission.of(settings)
         self._tell_of(admitted)
@@ -238,6 +247,7 @@ class Gateway:
             metrics=self._metrics,
             journal=self._journal,
             allowances=Allowances(admitted.limits),
+            tracing=tracing,
         )
         api = None if self._role == "worker" else self._listener(application, admitted)
         console = Console(
@@ -249,6 +259,28 @@ class Gateway:
             token=settings.management.token(),
         )
         return Parts(spool, apps, dispatcher, intake, application, api, console, siblings_of(spool))
+
+    def _traced(self, stack: AsyncExitStack) -> Tracing | None:
+        """What makes traces, where they are on."""
+        table = self._settings.tracing
+        if not table.endpoint:
+            return None
+        from pushgate.otlp import OtlpSpans  # needs opentelemetry-proto, which nothing else does
+
+        tls = tls_context(ca_file=table.ca_file)
+        spans = OtlpSpans(table.endpoint, headers=table.headers(), timeout_s=table.timeout_s, tls=tls)
+        stack.push_async_callback(spans.close)
+
+        def look() -> None:
+            self._metrics.spans_dropped.value = spans.dropped
+
+        self._metrics.looks.append(look)
+        return Tracing(spans, sample=table.sample, provider_of=self._provider_of_any)
+
+    def _provider_of_any(self, lane: str) -> str:
+        """That of a lane that may be gone from the configuration while it still flies, too."""
+        app = self._settings.apps.get(lane)
+        return "" if app is None else app.provider
 
     def _provider_of(self, lane: str) -> str:
         return self._settings.apps[lane].provider

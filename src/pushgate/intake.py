@@ -19,6 +19,7 @@ from pushgate.errors import RequestError, SpoolFull
 from pushgate.metrics import Metrics
 from pushgate.model import Caller, Delivery, Device, EncryptedNotification, Notification
 from pushgate.request_id import CURRENT
+from pushgate.tracing import Tracing
 from pushgate.wire import INVALID_FORMAT, Verdict
 
 Refuse = Callable[[Delivery], str | None]
@@ -72,6 +73,7 @@ class Intake:
         clock: Callable[[], float],
         max_age_s: float,
         look_for_repeats: bool,
+        tracing: Tracing | None = None,
     ) -> None:
         self._store = store
         self.apps = apps
@@ -80,6 +82,7 @@ class Intake:
         self._clock = clock
         self._max_age_s = max_age_s
         self._look_for_repeats = look_for_repeats
+        self._tracing = tracing
 
     async def accept(self, notifications: Sequence[Notification], caller: Caller) -> list[Verdict]:
         """One verdict for each notification, in order. Raises `SpoolUnavailable` when nothing could be stored."""
@@ -105,7 +108,10 @@ class Intake:
         dead = await self._store.rejected_among([device for _, _, device in wanted]) if wanted else frozenset()
         deliveries = self._fan_out(wanted, dead, apps)
         if deliveries:
-            repeats = await self._store.put(deliveries)
+            if self._tracing is None:
+                repeats = await self._store.put(deliveries)
+            else:
+                repeats = await self._tracing.put(self._store, deliveries)
             if repeats:
                 self._metrics.repeats.inc(repeats)
             self._put_down(deliveries, repeats)

@@ -9,25 +9,24 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import structlog
-from msgspec import Struct
 
-from pushgate import retry
-from pushgate.breaker import Breaker, BreakerLimits
+from pushgate.breaker import Breaker
 from pushgate.errors import SpoolError
-from pushgate.flights import Attempt, Flight, Flights, Landing, Room
+from pushgate.flights import Flight, Flights, Landing, Room
 from pushgate.journal import OFF, Journal
+from pushgate.lane_settings import LaneSettings, Standing
 from pushgate.metrics import Metrics
-from pushgate.model import Delivery
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected
 from pushgate.pace import Change, Pace, Paused, Resumed
 from pushgate.settling import TROUBLE_S, Settling, Source, Timing
 from pushgate.spool import Lease
+from pushgate.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -44,32 +43,6 @@ INTERNAL = "internal"
 _expires_at = attrgetter("delivery.expires_at")
 
 
-class Sender(Protocol):
-    """The part of a provider that sending needs."""
-
-    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
-        """See `provider.Provider.start`."""
-        ...
-
-
-class LaneSettings(Struct, frozen=True):
-    """How one lane is run."""
-
-    sender: Sender
-    policy: retry.Policy
-    max_in_flight: int
-    breaker: BreakerLimits = BreakerLimits()
-
-
-class Standing(Struct, frozen=True):
-    """How a lane fares: what flies, how much it dares at once, how long it still pauses, whether rejections count."""
-
-    in_flight: int
-    dares: int
-    pause_s: float
-    breaker_is_open: bool
-
-
 class Lane:
     """The stream of one app_id."""
 
@@ -83,12 +56,14 @@ class Lane:
         metrics: Metrics,
         room: Room,
         journal: Journal = OFF,
+        tracing: Tracing | None = None,
     ) -> None:
         self.name = name
         self._source = source
         self.how = how
         self._timing = timing
         self._metrics = metrics
+        self._tracing = tracing
         self._flights = Flights(room)
         self._answers: list[tuple[Flight[LaneSettings], Outcome]] = []
         """Of this turn of the loop."""
@@ -279,6 +254,10 @@ class Lane:
     def _take_answers(self) -> None:
         answers, self._answers = self._answers, []
         now = self._timing.monotonic()
+        if self._tracing is not None:
+            self._tracing.attempted(
+                [(each.lease, outcome, now - each.started) for each, outcome in answers if not each.is_cancelled]
+            )
         observe = self._metrics.attempt_seconds[self.name].observe
         accepted: list[Flight[LaneSettings]] = []
         for flight, outcome in answers:

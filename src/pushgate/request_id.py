@@ -18,7 +18,7 @@ HEADER = b"x-request-id"
 
 _WELL_FORMED = re.compile(rb"(?!.*[0-9A-Fa-f]{64})[A-Za-z0-9._-]{1,128}").fullmatch
 """What is taken from a caller. So many hexadecimal digits anywhere in it could be the pushkey of a phone."""
-_TRACE = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_TRACE = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
 class Entry(Struct):
@@ -41,6 +41,14 @@ class Entry(Struct):
         """The id of the trace that it is part of, or nothing (W3C Trace Context §3.2)."""
         found = _TRACE.fullmatch(self.traceparent)
         return "" if found is None or self.traceparent[:2] == b"ff" else found[1].decode()
+
+    @property
+    def trace_parent(self) -> tuple[int, int, bool] | None:
+        """The caller's trace, its span in that, and whether it records it (W3C Trace Context §3.2.2)."""
+        found = _TRACE.fullmatch(self.traceparent)
+        if found is None or self.traceparent[:2] == b"ff":
+            return None
+        return int(found[1], 16), int(found[2], 16), bool(int(found[3], 16) & 1)
 
 
 CURRENT: ContextVar[Entry | None] = ContextVar("CURRENT", default=None)

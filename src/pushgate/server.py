@@ -25,6 +25,7 @@ from pushgate.metrics import NOBODY, Metrics
 from pushgate.model import Caller
 from pushgate.refusals import Refusals
 from pushgate.request_id import HEADER, RequestIds
+from pushgate.tracing import Tracing
 from pushgate.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,7 @@ class Application:
         metrics: Metrics,
         journal: Journal = OFF,
         allowances: Allowances | None = None,
+        tracing: Tracing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._intake = intake
@@ -88,6 +90,7 @@ class Application:
         self._metrics = metrics
         self._monotonic = monotonic
         self._journal = journal
+        self._tracing = tracing
         self._request_ids = RequestIds()
         self._refusals = Refusals()
         self._turns = Turns()
@@ -108,6 +111,8 @@ class Application:
             return
         who = NOBODY
         entry = self._request_ids.begin(scope["headers"])
+        if self._tracing is not None:
+            self._tracing.accept(entry)
         try:
             caller = self.identify(scope)
             who = entry.caller = caller.name
@@ -128,6 +133,8 @@ class Application:
         self._metrics.count_request(who, status)
         if who is not NOBODY and status != 429:  # these could push all others out
             self._journal.answered(entry, status)
+            if self._tracing is not None:
+                self._tracing.answered(entry, status)
         headers.append((HEADER, entry.request_id))
         if _CLOSE not in headers:
             await _send(send, status, body, headers)

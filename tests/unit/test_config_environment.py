@@ -77,7 +77,10 @@ def test_what_somebody_else_has_set_is_left_alone() -> None:
         ("PUSHGATE_REJECTION", "did you mean PUSHGATE_REJECTIONS?"),
         ("PUSHGATE_API__LISTN", "did you mean LISTEN?"),
         ("PUSHGATE_LOG__QQQ", "known here: FORMAT, LEVEL"),
-        ("PUSHGATE___X", "known here: API, APPS, CLIENTS, DEDUP, DELIVERY, LOG, MANAGEMENT, REJECTIONS, SPOOL"),
+        (
+            "PUSHGATE___X",
+            "known here: API, APPS, CLIENTS, DEDUP, DELIVERY, LOG, MANAGEMENT, REJECTIONS, SPOOL, TRACING",
+        ),
     ],
 )
 def test_a_misspelt_variable_is_a_fault_that_names_the_right_one(name: str, mend: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pushgate import lane, pace, retry, settling
 from pushgate.dispatch import Dispatcher
 from pushgate.errors import SpoolUnavailable
-from pushgate.lane import LaneSettings, Sender
+from pushgate.lane_settings import LaneSettings, Sender
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery, Device, EncryptedNotification
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable

@@ -13,7 +13,7 @@ import pytest
 from pushgate.gauges import Gauges, certificate_ends_at
 from pushgate.http2 import Pool
 from pushgate.http2.target import Target
-from pushgate.lane import Standing
+from pushgate.lane_settings import Standing
 from pushgate.metrics import Metrics
 
 LANE, PEER = "org.example.a.apns", "api.push.example.org:443"

@@ -22,6 +22,7 @@ from pushgate.config.client_table import Client
 from pushgate.config.keys import written
 from pushgate.config.management_table import Management
 from pushgate.config.spool_table import DAY_S, DEFAULT_SPOOL, Spool
+from pushgate.config.tracing_table import Tracing
 from pushgate.errors import ConfigError, ConfigFault
 from pushgate.provider import apns_settings, fcm_settings
 
@@ -80,6 +81,7 @@ class Settings(_Table, frozen=True):
     dedup: Dedup = Dedup()
     rejections: Rejections = Rejections()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     clients: tuple[Client, ...] = ()
 
     def describe(self) -> str:

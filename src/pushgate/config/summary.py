@@ -60,6 +60,8 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "client", _client(client)
     yield "limits", f"{api.max_request_kb} KB a request, {api.max_notification_kb} KB a notification"
     yield "management", _management(settings.management)
+    if settings.tracing.endpoint:
+        yield "traces", f"to {settings.tracing.endpoint}, a share of {settings.tracing.sample:g}"
     if api.processes != 1:
         count = "one for each core that may be used" if api.processes == "auto" else str(api.processes)
         yield "processes", f"{count}, each with a spool of its own beside the first"

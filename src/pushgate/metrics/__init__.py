@@ -163,6 +163,9 @@ class Metrics:
             "pushgate_spool_commit_bytes", "Size of what a transaction of the spool handles.", bounds=COMMIT_BYTES
         ).child()
         self.spool_bytes = self._levels("pushgate_spool_bytes", "Size of the files of the spool.").child()
+        self.spans_dropped = self._counters(
+            "pushgate_spans_dropped_total", "Spans of traces that did not get to their collector."
+        ).child()
         self.refused = self._levels(
             "pushgate_configuration_refused",
             "1 while the configuration on disk has faults and the one before it goes on.",

@@ -1,0 +1,40 @@
+"""How one lane is run, and how it fares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from pushgate import retry
+from pushgate.breaker import BreakerLimits
+from pushgate.flights import Attempt
+from pushgate.model import Delivery
+from pushgate.outcome import Outcome
+
+
+class Sender(Protocol):
+    """The part of a provider that sending needs."""
+
+    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
+        """See `provider.Provider.start`."""
+        ...
+
+
+class LaneSettings(Struct, frozen=True):
+    """How one lane is run."""
+
+    sender: Sender
+    policy: retry.Policy
+    max_in_flight: int
+    breaker: BreakerLimits = BreakerLimits()
+
+
+class Standing(Struct, frozen=True):
+    """How a lane fares: what flies, how much it dares at once, how long it still pauses, whether rejections count."""
+
+    in_flight: int
+    dares: int
+    pause_s: float
+    breaker_is_open: bool
