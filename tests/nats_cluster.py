@@ -58,9 +58,15 @@ class Nats:
             self._process = subprocess.Popen([nats_server(), "-c", str(config)], stdout=log, stderr=log)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
+        """Send a signal. A server that is to stop has stopped, all threads of it."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            until = time.monotonic() + 5
+            threads = Path(f"/proc/{self._process.pid}/task")
+            while any(_state(each) not in "TX" for each in threads.iterdir()):
+                assert time.monotonic() < until, "it does not stop"
+                time.sleep(0.001)
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
@@ -174,3 +180,11 @@ def cpu_s(pid: int) -> float:
     """What a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _state(thread: Path) -> str:
+    """What the system says of a thread: `T` for a stopped one, `X` for one that is gone."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"

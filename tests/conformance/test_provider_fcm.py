@@ -306,7 +306,8 @@ async def test_token_endpoint_that_answers_byte_by_byte_is_cut_off(
     start: bytes,
     through_proxy: bool,
 ) -> None:
-    monkeypatch.setattr("pushgate.provider.credentials.FETCH_DEADLINE_S", 0.4)
+    for module in ("credentials", "google_fetch"):
+        monkeypatch.setattr(f"pushgate.provider.{module}.FETCH_DEADLINE_S", 0.4)
     cut = asyncio.Event()
 
     async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -92,7 +92,7 @@ async def test_cells_whose_supervisor_was_killed_lose_nothing(tmp_path: Path, ta
                 with ledger.fault():
                     await run.kill()
                     await run.start()
-                    await until_gone(orphans, within_s=1)
+                    await until_gone(orphans, within_s=5)
         answer_after(run, 0)
         verdict = await ledger.settle()
         assert await run.end(signal.SIGTERM) == 0
