@@ -34,6 +34,8 @@ LEASE_AT_ONCE = 200
 BEGINS_WITH = 32
 """Attempts at once, until the provider has answered: a hundred lanes whose provider hangs must not fill the memory."""
 LOOK_FOR_ROOM_S = 0.05
+GIVE_BACK_TRIES = 15
+"""So often a lane that is retired tries to give back what it had not sent: longer would hold up a stop."""
 ACCEPTED = Accepted()
 BUG = Deferred(Cause.CONNECTION, "internal")
 """The outcome that is a bug of ours: it is tried again."""
@@ -184,11 +186,15 @@ class Lane:
                 await self._give_back(waiting)  # otherwise they are still leased, and a successor's
 
     async def _give_back(self, leases: Sequence[Lease]) -> None:
-        try:
-            await self._source.nack(leases, delay_s=0)
-        except SpoolError as fault:
-            if self._settling.is_news("settle"):
-                log.error("spool cannot settle", lane=self.name, in_flight=self.in_flight, fault=str(fault))
+        for _ in range(GIVE_BACK_TRIES):
+            try:
+                await self._source.nack(leases, delay_s=0)
+            except SpoolError as fault:
+                if self._settling.is_news("settle"):
+                    log.error("spool cannot settle", lane=self.name, in_flight=self.in_flight, fault=str(fault))
+                await asyncio.sleep(TROUBLE_S)
+            else:
+                return
 
     async def hasten(self) -> None:
         """What was deferred waits no longer."""

@@ -141,7 +141,7 @@ class Siblings:
             await self._book.note_known()
 
     def _tell_what_was_missed(self) -> None:
-        for link in self._links.values():
+        for link in list(self._links.values()):
             if link.missed_ms and not link.channel.waiting_bytes:
                 since_ms, link.missed_ms = link.missed_ms - MARGIN_MS, 0
                 self._spawn(self._replay(link, since_ms, since_ms))
@@ -155,7 +155,7 @@ class Siblings:
 
     def tell(self, changes: Changes) -> None:
         """See `spool.sharing.Sharing.tell`."""
-        for link in self._links.values():
+        for link in list(self._links.values()):
             if not link.channel.send(changes) and not link.missed_ms:
                 link.missed_ms = changes.at_ms
 
@@ -163,7 +163,7 @@ class Siblings:
         """Let go of all of them."""
         for task in self._tasks:
             task.cancel()
-        for link in self._links.values():
+        for link in list(self._links.values()):
             link.channel.close()
         for end in self._arrived.values():
             end.close()
@@ -266,13 +266,13 @@ class Siblings:
         self._hear_sums()
 
     def _tell_all(self, message: ToSibling) -> None:
-        for link in self._links.values():
+        for link in list(self._links.values()):
             link.channel.send(message)
 
     def _hear_sums(self) -> None:
         alive: Counter[str] = Counter()
         dead: Counter[str] = Counter()
-        for link in self._links.values():
+        for link in list(self._links.values()):
             for name, (living, died) in link.tally.items():
                 alive[name] += living
                 dead[name] += died

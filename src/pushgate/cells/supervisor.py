@@ -189,6 +189,8 @@ class Supervisor:
             child.send(Link(sibling.cell), ours)
             sibling.send(Link(cell), theirs)
         self._children[cell] = child
+        if self._stopping.is_set():
+            child.send(Drain())  # the others were told while it was made
         return child
 
     def _has_ended(self, child: Child) -> None:

@@ -107,6 +107,8 @@ class Sweeper:
             lane = self._lane(each.lane)
             del lane.held[each.id]
             lane.due_at(0)
+        for name in {each.lane for each in doomed}:
+            self._lane(name).serve()  # who has asked meanwhile found nothing
 
 
 def _erase(doomed: Sequence[Late], store: Store) -> None:

@@ -72,6 +72,8 @@ class Pull:
         """When something came last."""
         self._got = False
         """Whether the open request has brought something."""
+        self._is_refused = False
+        """Whether the link took no request, be it that NATS takes nothing just now: it need not be broken."""
         self._serving = False
         self._idle_since = 0.0
         self._lapse_s = lapse_s
@@ -117,6 +119,9 @@ class Pull:
         """A request whose owner gives no signs of life is lost. Returns what nobody here has asked for."""
         if self._wanted and now - self._heard_at > SILENT_S:
             self.retry()
+        if self._is_refused:
+            self._is_refused = False
+            self._ask()
         if not self.ready or self._waiters or now - self._idle_since < KEEP_S:
             return ()
         unwanted = list(self.ready)
@@ -136,7 +141,8 @@ class Pull:
         try:
             self._ways.ask(self.name, count, f"{self._inbox}.{self._request}")
         except SpoolUnavailable:
-            return  # asked again when the connection is back
+            self._is_refused = True  # asked again at the next look, or when the connection is back
+            return
         self._wanted = count
         self._got = False
         self._asked_at = self._heard_at = self._loop.time()

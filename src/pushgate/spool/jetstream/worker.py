@@ -178,8 +178,9 @@ class Worker:
     def _leave_unwanted(self, now: float) -> None:
         for pull in self._pulls.values():
             for held in pull.look(now):
-                self._js.link.send(held.reply, nak(0))
-                self._forget(held)
+                self._forget(held)  # first: what is renewed and in no queue would be nobody's until its time is up
+                with suppress(SpoolUnavailable):
+                    self._js.link.send(held.reply, nak(0))  # where that is lost, NATS gives it again after `ack_wait`
 
     def _give_signs(self, now: float) -> None:
         due = now - self._cluster.ack_wait_s / 3
