@@ -39,8 +39,6 @@ GIVE_BACK_TRIES = 15
 ACCEPTED = Accepted()
 BUG = Deferred(Cause.CONNECTION, "internal")
 """The outcome that is a bug of ours: it is tried again."""
-INTERNAL = "internal"
-"""The reason of an attempt that a bug of ours ended."""
 
 _expires_at = attrgetter("delivery.expires_at")
 
@@ -249,7 +247,7 @@ class Lane:
                 flight.attempt = start(delivery, flight.landed)
             except Exception as fault:  # noqa: BLE001 - a bug of ours must not cost a delivery
                 log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
-                flight.landed(Deferred(Cause.CONNECTION, INTERNAL))
+                flight.landed(BUG)
 
     def _answered(self, flight: Flight[LaneSettings], outcome: Outcome) -> None:
         """The outcome of an attempt is known. It is settled together with the others of this turn of the loop."""

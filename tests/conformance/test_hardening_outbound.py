@@ -18,9 +18,10 @@ import pytest
 from pushgate.emulator import ApnsEmulator, FcmEmulator, Flaw, Landscape
 from pushgate.model import Delivery
 from pushgate.outcome import Accepted, Cause, Deferred
-from pushgate.provider import Provider, apns, fcm, outcome_of
+from pushgate.provider import Provider, apns, fcm
 from pushgate.provider.credentials import TokenFault
 from pushgate.provider.sharing import Sharing
+from tests.attempts import outcome_of
 from tests.conformance.hostile_peer import (
     CONTINUATION,
     DATA,

@@ -17,9 +17,9 @@ from pushgate.emulator import ApnsEmulator, ConnectionRules, Fault, Landscape, R
 from pushgate.emulator.script import Step
 from pushgate.model import Counts, Delivery, Prio
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
-from pushgate.provider import outcome_of
 from pushgate.provider.apns import ApnsProvider, Settings
 from pushgate.provider.sharing import Sharing
+from tests.attempts import outcome_of
 from tests.provider_samples import CIPHERTEXT, TOKEN, badge_only, device, plain, sealed
 
 BUNDLE_ID = "de.example.app"

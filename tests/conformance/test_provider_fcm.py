@@ -18,10 +18,10 @@ from pushgate.emulator import Fault, FcmEmulator, Landscape
 from pushgate.emulator.script import Step
 from pushgate.model import Counts, Delivery, Prio
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
-from pushgate.provider import outcome_of
 from pushgate.provider.credentials import TokenFault
 from pushgate.provider.fcm import FcmProvider, Settings
 from pushgate.provider.sharing import Sharing
+from tests.attempts import outcome_of
 from tests.provider_samples import CIPHERTEXT, badge_only, delivery, device, plain, sealed
 
 PUSHKEY = "cZ1-_x:APA91b" + "A" * 130

@@ -17,7 +17,7 @@ from pushgate.errors import Http2Error, NotSent, Unanswered
 from pushgate.http2 import Call, Response
 from pushgate.model import Counts, Delivery, Prio
 from pushgate.outcome import Accepted, Cause, Deferred, Rejected, Undeliverable
-from pushgate.provider import INTERNAL, ProviderRequest, outcome_of
+from pushgate.provider import INTERNAL, ProviderRequest
 from pushgate.provider.apns import (
     NOT_A_TOKEN,
     REASONS,
@@ -31,6 +31,7 @@ from pushgate.provider.apns_payload import MAX_PAYLOAD_BYTES
 from pushgate.provider.apns_settings import Alert, Settings
 from pushgate.provider.credentials import GRID_S, ApnsToken
 from pushgate.provider.peer import Line
+from tests.attempts import outcome_of
 from tests.provider_samples import ID, NOW, TOKEN, badge_only, device, plain, sealed
 
 KEY = ec.generate_private_key(ec.SECP256R1())

@@ -16,12 +16,13 @@ from pushgate.errors import CredentialError, Http2Error, NotSent, Unanswered
 from pushgate.http2 import Call, Response
 from pushgate.model import Counts, Delivery
 from pushgate.outcome import Accepted, Cause, Deferred, Rejected, Undeliverable
-from pushgate.provider import INTERNAL, ProviderRequest, outcome_of
+from pushgate.provider import INTERNAL, ProviderRequest
 from pushgate.provider.credentials import Fetched, GoogleToken, TokenFault
 from pushgate.provider.fcm import NOT_A_TOKEN, REASONS, TOO_LARGE, FcmProvider, build_request, head
 from pushgate.provider.fcm_payload import MAX_DATA_BYTES, Look, data_bytes
 from pushgate.provider.fcm_settings import Settings
 from pushgate.provider.peer import Line
+from tests.attempts import outcome_of
 from tests.provider_samples import NOW, badge_only, device, plain, sealed
 
 

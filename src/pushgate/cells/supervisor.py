@@ -79,7 +79,6 @@ class Supervisor:
         self._all_serve = asyncio.Event()
         self._stopping = asyncio.Event()
         self._cut_off = 0
-        self._was_killed = False
         self._refused = _Flag()
         self._reload: Reload | None = None
 

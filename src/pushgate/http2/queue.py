@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from itertools import chain
@@ -27,7 +28,7 @@ OWNERS_FULL = 10
 _DEADLINE = attrgetter("deadline")
 
 
-class Call:
+class Call(ABC):
     """A request on its way through a pool: waiting, or on a stream of a connection, whose end is told to it.
 
     Whoever makes one says by `told` what to do with its end.
@@ -64,9 +65,9 @@ class Call:
         self.avoid: Connection | None = None
         """The connection that did not take it last time."""
 
+    @abstractmethod
     def told(self, end: Response | Http2Error) -> None:
         """The peer's answer, or NotSent or Unanswered. Called once at most, not after `cancel`."""
-        raise NotImplementedError
 
     def cancel(self) -> None:
         """Nobody waits for it any more. The peer is told, where it has it."""

@@ -8,7 +8,6 @@ start(delivery, tell)               the two above with http2 between them
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -91,14 +90,3 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Let go of connections and tasks. Nothing is in flight any more."""
         ...
-
-
-async def outcome_of(provider: Provider, delivery: Delivery) -> Outcome:
-    """Make one attempt and wait for its outcome."""
-    outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    attempt = provider.start(delivery, outcome.set_result)
-    try:
-        return await outcome
-    except asyncio.CancelledError:
-        attempt.cancel()
-        raise
