@@ -1,7 +1,7 @@
 """What somebody can read who has the files of a spool as they are: whole pages, stale copies and the log.
 
 He knows the format and searches for two things, whether SQLite still counts them as data or not: seeds, in whatever
-page they may stand, and the beginnings of sealed payloads. Each seed is tried on each payload. No tag is needed.
+page they may stand, and the beginnings of sealed payloads and bundles. Each seed is tried on each. No tag is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pushgate.spool.seeds import CHUNK_ROWS
 WAL_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
 FIRST_COUNTER = bytes(12) + (2).to_bytes(4, "big")
 """GCM encrypts from here on, under a nonce of zeros (NIST SP 800-38D §7.1)."""
-BEGINNINGS = (b"\x01E", b"\x01P")
+PAYLOADS = (b"\x01E", b"\x01P")
+BUNDLES = (*(bytes((0x90 | few, 0x92)) for few in range(1, 16)), *(bytes((0xDC, many)) for many in range(16)))
+"""MessagePack of an array of up to 4,095 pairs."""
+BEGINNINGS = (*PAYLOADS, *BUNDLES)
 NO_KEY = b""
 
 

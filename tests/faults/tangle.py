@@ -33,20 +33,18 @@ class KnownSeeds:
 class Tangle:
     """A spool in which rows end, in any order and way, beside others that wait, are put, and are deferred."""
 
-    def __init__(self, spool: SqliteSpool, seeds: KnownSeeds, chance: random.Random) -> None:
-        self.waiting: dict[str, bytes] = {}
-        """Pushkey and seed."""
+    def __init__(self, spool: SqliteSpool, chance: random.Random) -> None:
+        self.waiting: set[str] = set()
+        """Pushkeys."""
         self._leases: list[Lease] = []
         self._spool = spool
-        self._seeds = seeds
         self._chance = chance
 
     async def put(self, count: int) -> None:
         while count > 0:
             batch = [self._delivery() for _ in range(min(self._chance.randrange(1, 60), count))]
-            known = len(self._seeds.given)
             await self._spool.put(batch)
-            self.waiting |= zip([each.device.pushkey for each in batch], self._seeds.given[known:], strict=True)
+            self.waiting |= {each.device.pushkey for each in batch}
             self._leases += await self._spool.lease("lane", len(batch))
             count -= len(batch)
 
@@ -60,7 +58,7 @@ class Tangle:
             await asyncio.gather(how(some), self._spool.nack(deferred, delay_s=0))
             self._leases += await self._spool.lease("lane", len(deferred))
             for lease in some:
-                del self.waiting[lease.delivery.device.pushkey]
+                self.waiting.remove(lease.delivery.device.pushkey)
             count -= len(some)
 
     async def _reject(self, leases: Sequence[Lease]) -> None:

@@ -235,8 +235,8 @@ async def test_it_tidies_when_idle_until_there_is_nothing_left_to_do() -> None:
     bench.journal.more_to_tidy = 3
     await bench.write("a")
     await bench.until(bench.journal.tidied)
-    await bench.committer.close()
     assert bench.journal.more_to_tidy == 0
+    await bench.committer.close()
 
 
 async def test_under_load_it_tidies_at_an_interval_and_a_fault_of_that_stops_nothing() -> None:

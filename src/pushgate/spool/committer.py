@@ -158,6 +158,8 @@ class Committer:
                 if now >= self._tidied_at + self._tidy_every_s:
                     self._tidy()
         with suppress(sqlite3.Error):
+            self._store.tidy()
+        with suppress(sqlite3.Error):
             self._store.database.close()
         self._tell(self._closed.set_result, None)
 

@@ -15,7 +15,7 @@ from pushgate.spool.portions import PREPARED
 
 APPLICATION_ID = 0x50475370
 """Says that the file is a spool of ours (SQLite file format §1.3.14): "PGSp"."""
-FORMAT = 3
+FORMAT = 4
 """What the file says about itself. A release that reads another one refuses it."""
 PAGE_BYTES = 8192
 CHECKPOINT_PAGES = 2000
@@ -39,6 +39,9 @@ _TABLES = (
     )""",
     "CREATE INDEX due ON deliveries (lane, due_ms, accepted_ms)",
     "CREATE TABLE seeds (chunk INTEGER PRIMARY KEY, value BLOB NOT NULL)",
+    "CREATE TABLE bundles (id INTEGER PRIMARY KEY, expires_ms INTEGER NOT NULL, payload BLOB NOT NULL)",
+    "CREATE TABLE ends (bundle INTEGER PRIMARY KEY, ended BLOB NOT NULL)",
+    "CREATE TABLE bundle_seeds (chunk INTEGER PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE repeats (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, fingerprints BLOB NOT NULL)",
     """CREATE TABLE rejections (
         name BLOB PRIMARY KEY,

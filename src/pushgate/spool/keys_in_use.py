@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pushgate.errors import SpoolUnusable
-from pushgate.spool.cipher import Cipher
+from pushgate.spool.cipher import ID_BYTES, Cipher
 from pushgate.spool.database import Database
 
 STILL_SEALING = b""
@@ -26,10 +26,11 @@ def settle_keys(database: Database, cipher: Cipher) -> None:
         bytes.fromhex(name.removeprefix(_NAME)): value
         for name, value in execute("SELECT name, value FROM secrets WHERE name GLOB ?", (f"{_NAME}*",))
     }
+    in_bundles = {header for (header,) in execute("SELECT substr(payload, 1, ?) FROM bundles", (ID_BYTES,))}
     needed: dict[bytes, bytes] = {}
     for key, value in recorded.items():
         last_sealed = last if value == STILL_SEALING else int(value)
-        if first <= last_sealed and (key in cipher.ids or _waits(database, key, last_sealed)):
+        if key in in_bundles or (first <= last_sealed and (key in cipher.ids or _waits(database, key, last_sealed))):
             needed[key] = str(last_sealed).encode()
     if missing := sorted(key.hex() for key in needed if key not in cipher.ids):
         raise SpoolUnusable(

@@ -16,6 +16,9 @@ from pushgate.model import Delivery
 from pushgate.spool import Lease
 
 NEVER_MS = 1 << 62
+PLENTY = 1000
+"""So many rows that lie ready keep a lane busy for a while."""
+PLENTY_S = 0.01
 LONGEST_NAP_S = 60.0
 """A clock that is set forward is noticed after so long at the latest."""
 
@@ -52,11 +55,13 @@ class Row(Lease):
 class Memory:
     """How many bytes of rows lie ready in all lanes together, and how many may."""
 
-    __slots__ = ("limit_bytes", "used_bytes")
+    __slots__ = ("limit_bytes", "plenty_until", "used_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self.plenty_until = 0.0
+        """Until then (by the clock of lanes) a lane that somebody takes from has plenty ready."""
 
     @property
     def full(self) -> bool:
@@ -96,15 +101,16 @@ class Lane:
 
     # --- rows come
 
-    def promise(self, row: Row) -> None:
+    def promise(self, row: Row) -> bool:
         """Hold a row that is being written, if there is room. If not, the lane spills until it has caught up."""
         if len(self.ready) + self._promised >= self._most_ready or self._memory.full:
             self.spilling = True
         if self.spilling:
-            return
+            return False
         self.held[row.id] = row
         self._promised += 1
         self._memory.used_bytes += row.size
+        return True
 
     def redeem_all(self, rows: Sequence[Row]) -> None:
         """All of these that were promised are durable."""
@@ -183,13 +189,15 @@ class Lane:
             if not waiter.future.done():
                 waiter.future.set_exception(fault)
 
-    def drop_ready(self) -> None:
-        """Forget what lies ready: it is read again from the store when it is wanted."""
+    def drop_ready(self) -> list[int]:
+        """Forget what lies ready: it is read again from the store when it is wanted. Returns the ids."""
+        dropped = [row.id for row in self.ready]
         for row in self.ready:
             self._discard(row)
         self.ready.clear()
         self.spilling = True
         self.next_due_ms = 0
+        return dropped
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Forget these rows, which lie ready."""
@@ -215,6 +223,8 @@ class Lane:
             assert isinstance(row, Row)
             row.state = State.LEASED
             self._memory.used_bytes -= row.size
+        if len(ready) > PLENTY:
+            self._memory.plenty_until = self._clock() + PLENTY_S
         return rows
 
     def _give_back(self, leases: Sequence[Lease]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 
 import structlog
 
+from pushgate.errors import SpoolUnavailable
 from pushgate.spool.committer import Committer, Job
 from pushgate.spool.lane import Lane, Memory, Row
 from pushgate.spool.store import Due
@@ -17,6 +20,9 @@ ROW_BYTES = 1000
 """What a row in memory takes beside its payload, about."""
 USUAL_BYTES = 3000
 """What a row in memory takes as a rule."""
+AGAIN_S = 1.0
+CATCH_UP_S = 0.004
+CATCH_UP_STEP_S = 0.001
 FEW_ROWS = 16
 """As many are read at once where memory is full: who waits is served, and no more."""
 
@@ -30,6 +36,7 @@ class Lanes:
         self._clock = clock
         self._memory_rows = memory_rows
         self._lanes: dict[str, Lane] = {}
+        self._catching_up = asyncio.Lock()
 
     def lane(self, name: str) -> Lane:
         """The lane of this name."""
@@ -40,12 +47,42 @@ class Lanes:
             )
         return lane
 
+    async def let_catch_up(self) -> None:
+        """Before many rows are put: wait a little, one after the other, while a lane that is served has plenty ready.
+
+        Else what is put would soon be more than fits in memory, and reading it back costs more than it takes to send.
+        A lane that nobody takes from is not waited for.
+        """
+        if self.memory.plenty_until <= self._clock():
+            return
+        async with self._catching_up:
+            until = self._clock() + CATCH_UP_S
+            while (now := self._clock()) < min(until, self.memory.plenty_until):
+                await asyncio.sleep(min(CATCH_UP_STEP_S, until - now))
+
     def make_room(self) -> None:
         """Where memory is full, the lane with the most rows there leaves them to the disk: likely nobody takes them."""
         if self.memory.full:
             fullest = max(self._lanes.values(), key=lambda lane: len(lane.ready), default=None)
             if fullest is not None and fullest.ready:
-                fullest.drop_ready()
+                self._leave_to_disk(fullest, fullest.drop_ready())
+
+    def _leave_to_disk(self, lane: Lane, ids: Collection[int]) -> None:
+        """What memory has let go of is to be found by who reads the disk. Where that fails, it is tried again."""
+        self._committer.submit(
+            Job(
+                lambda store: store.settle(ids),
+                done=lambda _: self.due_now(lane.name),
+                failed=lambda _: self._leave_later(lane, ids),
+            )
+        )
+
+    def _leave_later(self, lane: Lane, ids: Collection[int]) -> None:
+        asyncio.get_running_loop().call_later(AGAIN_S, self._leave_again, lane, ids)
+
+    def _leave_again(self, lane: Lane, ids: Collection[int]) -> None:
+        with suppress(SpoolUnavailable):  # closed: whoever opens the file finds them
+            self._leave_to_disk(lane, ids)
 
     def due_now(self, name: str) -> None:
         """Rows of a lane are due that were not before."""

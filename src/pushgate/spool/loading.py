@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from pushgate.spool.bundles import unpack
 from pushgate.spool.cipher import Cipher
 from pushgate.spool.contents import Contents
 from pushgate.spool.database import explained, open_database
@@ -41,6 +42,7 @@ def load(
             settle_keys(database, cipher)
             if sharing is not None:
                 settle_hash_key(database, sharing)
+            unpack(database, cipher, now_ms=int(clock() * 1000), due_ms=int(due_clock() * 1000), entropy=entropy)
             contents = Contents(database)
             store = Store(
                 database,
@@ -49,6 +51,7 @@ def load(
                 dedup_window_s=dedup_window_s,
                 remember_s=remember_s,
                 cipher=cipher,
+                entropy=entropy,
                 room=Room(limits, waiting=contents.census.total, used_bytes=database.used_bytes),
                 tell=tell,
             )

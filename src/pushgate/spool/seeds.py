@@ -12,7 +12,7 @@ so those bytes of the value are unused.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cache, partial
 from sqlite3 import Cursor
 
 from pushgate.spool.cipher import SEED_BYTES
@@ -36,15 +36,19 @@ _NO_SEEDS = bytes(VALUE_BYTES)
 class Seeds:
     """By row id. Changes are in memory until `write`."""
 
-    def __init__(self, execute: Callable[..., Cursor]) -> None:
-        """Finds how far the ids of rows go, and erases what is beyond: ids begin there."""
+    def __init__(self, execute: Callable[..., Cursor], *, table: str = "seeds", of: str = "deliveries") -> None:
+        """Finds how far the ids of rows go, and erases what is beyond: ids begin there.
+
+        `table` is where seeds stand, `of` is the table of what they open.
+        """
         self._execute = execute
+        self._table = table
         self._chunks: dict[int, bytearray] = {}
         self._changed: set[int] = set()
         self._runs: list[_Run] = []
-        last_id = execute("SELECT ifnull(max(id), 0) FROM deliveries").fetchone()[0]
+        last_id = execute(f"SELECT ifnull(max(id), 0) FROM {of}").fetchone()[0]  # noqa: S608 - no input
         self._newest = _chunk_of(last_id)
-        execute("DELETE FROM seeds WHERE chunk > ?", (self._newest,))
+        execute(f"DELETE FROM {table} WHERE chunk > ?", (self._newest,))  # noqa: S608 - no input
 
     def put(self, first: int, seeds: bytes) -> None:
         """The seeds of new rows, joined, whose ids follow one another from `first` on. Zeros where there is no row."""
@@ -76,8 +80,8 @@ class Seeds:
             self._to_change([self._newest])
         gone = [chunk for chunk in self._changed if chunk < newest and self._chunks[chunk] == _NO_SEEDS]
         kept = self._changed.difference(gone)
-        run(self._execute, _write, [(chunk, self._chunks[chunk]) for chunk in kept])
-        run(self._execute, _erase, [(chunk,) for chunk in gone])
+        run(self._execute, partial(_write, self._table), [(chunk, self._chunks[chunk]) for chunk in kept])
+        run(self._execute, partial(_erase, self._table), [(chunk,) for chunk in gone])
         for chunk in gone:
             del self._chunks[chunk]
 
@@ -117,7 +121,9 @@ class Seeds:
         missing = [number for number in numbers if number not in self._chunks]
         for some in portions(missing):
             self._chunks.update((number, bytearray(VALUE_BYTES)) for number in some)
-            self._chunks.update((number, bytearray(value)) for number, value in self._execute(_read(len(some)), some))
+            self._chunks.update(
+                (number, bytearray(value)) for number, value in self._execute(_read(self._table, len(some)), some)
+            )
 
 
 class _Run:
@@ -152,17 +158,17 @@ def _place_of(number: int) -> int:
 
 
 @cache
-def _write(rows: int) -> str:
+def _write(table: str, rows: int) -> str:
     """In its place where there is one: the size stays the same."""
     values = ",".join(["(?,?)"] * rows)
-    return f"INSERT INTO seeds VALUES {values} ON CONFLICT (chunk) DO UPDATE SET value = excluded.value"  # noqa: S608 - no input
+    return f"INSERT INTO {table} VALUES {values} ON CONFLICT (chunk) DO UPDATE SET value = excluded.value"  # noqa: S608 - no input
 
 
 @cache
-def _erase(rows: int) -> str:
-    return f"DELETE FROM seeds WHERE chunk IN ({marks(rows)})"  # noqa: S608 - no input
+def _erase(table: str, rows: int) -> str:
+    return f"DELETE FROM {table} WHERE chunk IN ({marks(rows)})"  # noqa: S608 - no input
 
 
 @cache
-def _read(rows: int) -> str:
-    return f"SELECT chunk, value FROM seeds WHERE chunk IN ({marks(rows)})"  # noqa: S608 - no input
+def _read(table: str, rows: int) -> str:
+    return f"SELECT chunk, value FROM {table} WHERE chunk IN ({marks(rows)})"  # noqa: S608 - no input

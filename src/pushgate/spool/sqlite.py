@@ -17,14 +17,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
-from pushgate.errors import SpoolUnavailable
+from pushgate.errors import SpoolFull, SpoolUnavailable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
-from pushgate.spool import Backlog, KnownRejection, Lease, envelope
+from pushgate.spool import Backlog, KnownRejection, Lease
 from pushgate.spool.cipher import NO_KEYS, SEED_BYTES, Cipher, DrawnAhead, Keys
 from pushgate.spool.committer import Committer
 from pushgate.spool.contents import Contents
 from pushgate.spool.database import LOCK_WAIT_S
+from pushgate.spool.envelope import encode
 from pushgate.spool.keyed import REJECTION, REPEAT, KeyedHash
 from pushgate.spool.lane import Memory, Row, State
 from pushgate.spool.lanes import ROW_BYTES, Lanes
@@ -32,10 +33,17 @@ from pushgate.spool.limits import NO_LIMITS, Limits
 from pushgate.spool.loading import load, on_loop
 from pushgate.spool.rejection_book import RejectionBook
 from pushgate.spool.rejections import Rejection
+from pushgate.spool.rows import values_of
 from pushgate.spool.sharing import Sharing
 from pushgate.spool.sibling_book import SiblingBook
-from pushgate.spool.store import HASTEN_AT_ONCE, Store, Values
+from pushgate.spool.store import HASTEN_AT_ONCE, Store
 from pushgate.spool.sweeper import Sweeper
+
+MANY = 16
+"""A put of so many may wait until lanes have caught up."""
+
+Put = Collection[int] | SpoolFull
+"""Positions of what were repeats, or why there was no room."""
 
 
 class SqliteSpool:
@@ -107,13 +115,12 @@ class SqliteSpool:
         to let go of the file. `on_commit`: see `Committer`.
         """
         cipher = Cipher(keys)
-        entropy = entropy or DrawnAhead(secrets.token_bytes)
         tell = None if sharing is None else partial(on_loop, asyncio.get_running_loop(), sharing.tell)
         store, contents, known = await asyncio.to_thread(
             load,
             path,
             cipher=cipher,
-            entropy=entropy,
+            entropy=entropy or secrets.token_bytes,
             limits=limits,
             clock=clock,
             due_clock=due_clock or clock,
@@ -130,7 +137,7 @@ class SqliteSpool:
             committer,
             lanes=lanes,
             cipher=cipher,
-            entropy=entropy,
+            entropy=entropy or DrawnAhead(secrets.token_bytes),
             limits=limits,
             clock=clock,
             due_clock=due_clock or clock,
@@ -152,33 +159,52 @@ class SqliteSpool:
         self._check_open()
         if not deliveries:
             return 0
-        now_ms = int(self._due_clock() * 1000)
+        if len(deliveries) >= MANY:
+            await self._lanes.let_catch_up()
         self._lanes.make_room()
-        seal, encode = self._cipher.seal, envelope.encode
-        seeds = self._entropy(len(deliveries) * SEED_BYTES)
         rows: list[Row] = []
-        values: list[Values] = []
-        at = 0
+        payloads: list[bytes] = []
+        held = 0
         for delivery in deliveries:
-            name = delivery.device.app_id
-            payload = seal(name, encode(delivery), seeds[at : at + SEED_BYTES])
-            at += SEED_BYTES
-            lane = self._lanes.lane(name)
-            number, accepted_ms = self._next_id, int(delivery.accepted_at * 1000)
-            size = len(payload) + ROW_BYTES
-            row = Row(lane, number, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
-            self._next_id = number + 1
-            lane.promise(row)
+            payload = encode(delivery)
+            lane = self._lanes.lane(delivery.device.app_id)
+            accepted_ms, size = int(delivery.accepted_at * 1000), len(payload) + ROW_BYTES
+            row = Row(lane, self._next_id, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
+            self._next_id += 1
+            held += lane.promise(row)
             rows.append(row)
-            values.append((number, name, now_ms, accepted_ms, math.ceil(delivery.expires_at * 1000), 1, payload))
-        fingerprints = [delivery.fingerprint for delivery in deliveries]
+            payloads.append(payload)
         repeats = await self._committer.perform(
-            lambda store: store.put(values, seeds, fingerprints),
+            self._put_together(rows, payloads) if held == len(rows) else self._put_apart(rows, payloads),
             size=sum([row.size for row in rows]),
             done=partial(self._stored, rows),
             failed=partial(self._not_stored, rows),
         )
         return len(repeats)
+
+    def _put_together(self, rows: Sequence[Row], payloads: Sequence[bytes]) -> Callable[[Store], Put]:
+        """All of them are in memory: they need no rows of their own on disk as long as they end soon."""
+        fingerprints = [row.delivery.fingerprint for row in rows]
+        return lambda store: store.put_together(rows, payloads, fingerprints)
+
+    def _put_apart(self, rows: Sequence[Row], payloads: Sequence[bytes]) -> Callable[[Store], Put]:
+        """Some will have to be read back from the disk."""
+        now_ms = int(self._due_clock() * 1000)
+        seeds = self._entropy(len(rows) * SEED_BYTES)
+        fingerprints = [row.delivery.fingerprint for row in rows]
+        values = [
+            values_of(
+                row.id,
+                row.delivery,
+                self._cipher,
+                seeds[n * SEED_BYTES : (n + 1) * SEED_BYTES],
+                due_ms=now_ms,
+                attempt=1,
+                encoded=payload,
+            )
+            for n, (row, payload) in enumerate(zip(rows, payloads, strict=True))
+        ]
+        return lambda store: store.put(values, seeds, fingerprints)
 
     async def rejected_among(self, devices: Sequence[Device]) -> frozenset[int]:
         """See `spool.Spool.rejected_among`."""

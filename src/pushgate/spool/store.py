@@ -13,14 +13,16 @@ from msgspec import Struct
 from pushgate.errors import SpoolFull
 from pushgate.model import Delivery
 from pushgate.spool import envelope
-from pushgate.spool.cipher import Cipher
+from pushgate.spool.bundles import Bundles
+from pushgate.spool.cipher import SEED_BYTES, Cipher
 from pushgate.spool.database import Database
-from pushgate.spool.lane import NEVER_MS
+from pushgate.spool.lane import NEVER_MS, Row
 from pushgate.spool.portions import marks, portions, run
 from pushgate.spool.rejection_table import RejectionTable
 from pushgate.spool.rejections import Rejection
 from pushgate.spool.repeat_log import RepeatLog
 from pushgate.spool.room import Room
+from pushgate.spool.rows import Values, values_of
 from pushgate.spool.seeds import Seeds, without
 from pushgate.spool.shared_key import note_known
 from pushgate.spool.sharing import Changes
@@ -33,9 +35,6 @@ HASTEN_AT_ONCE = 1000
 KEEP_FREE_PAGES = 2048
 """Free pages (16 MB) that stay in the file for what comes next."""
 SHRINK_PAGES = 500
-
-Values = tuple[int, str, int, int, int, int, bytes]
-"""A row of `deliveries`, in the order of its columns."""
 
 
 class Found(Struct, frozen=True):
@@ -77,6 +76,7 @@ class Store:
         dedup_window_s: float,
         remember_s: float,
         cipher: Cipher,
+        entropy: Callable[[int], bytes],
         room: Room,
         tell: Callable[[Changes], None] | None = None,
     ) -> None:
@@ -87,7 +87,9 @@ class Store:
         self._clock = clock
         self._due_clock = due_clock
         self._cipher = cipher
+        self._entropy = entropy
         self._room = room
+        self._bundles = Bundles(database.execute, cipher=cipher, entropy=entropy, clock_ms=self._due_now_ms)
         self.rejections = RejectionTable(database.execute, clock_ms=self._now_ms, remember_s=remember_s)
         self._repeats = RepeatLog(database.execute, clock_ms=self._now_ms, window_s=dedup_window_s)
         self._repeats.load()
@@ -104,12 +106,14 @@ class Store:
 
     def commit(self) -> None:
         """Make everything since `begin` durable."""
+        self._bundles.write()
         self.flush()
         self._repeats.write()
         self._seeds.write()
         changes = self._changes()
         self._execute("COMMIT")
         self._repeats.keep()
+        self._bundles.keep()
         self._seeds.keep()
         self._room.commit()
         if changes is not None and self._tell is not None:
@@ -119,6 +123,7 @@ class Store:
         """As if nothing had been since `begin`."""
         self._clear()
         self._repeats.drop()
+        self._bundles.drop()
         self.rejections.take_changes()
         self._seeds.drop()
         self._room.begin()
@@ -156,22 +161,58 @@ class Store:
         """
         repeats = self._repeats.claim(fingerprints)
         new = [row for n, row in enumerate(rows) if n not in repeats] if repeats else rows
-        if new and (full := self._room.take([len(row[-1]) for row in new])) is not None:
-            self._repeats.disclaim(fingerprints, repeats=repeats)
+        if (full := self._take([len(row[-1]) for row in new], fingerprints, repeats)) is not None:
             return full
         if new:
             self._inserts.extend(new)
             self._seeds.put(rows[0][0], without(seeds, repeats))
         return repeats
 
+    def put_together(
+        self, rows: Sequence[Row], payloads: Sequence[bytes], fingerprints: Sequence[bytes]
+    ) -> Collection[int] | SpoolFull:
+        """Put rows, which stay in memory, with their envelopes into this transaction's bundle. Returns as `put`."""
+        repeats = self._repeats.claim(fingerprints)
+        if repeats:
+            rows = [row for n, row in enumerate(rows) if n not in repeats]
+            payloads = [payload for n, payload in enumerate(payloads) if n not in repeats]
+        if (full := self._take([len(payload) for payload in payloads], fingerprints, repeats)) is not None:
+            return full
+        self._bundles.put(rows, payloads)
+        return repeats
+
+    def _take(self, sizes: Sequence[int], fingerprints: Sequence[bytes], repeats: Collection[int]) -> SpoolFull | None:
+        """Take the room for what is new. Or say why there is none, and claim nothing."""
+        if not sizes or (full := self._room.take(sizes)) is None:
+            return None
+        self._repeats.disclaim(fingerprints, repeats=repeats)
+        return full
+
     def erase(self, ids: Collection[int]) -> None:
         """Delete rows, and overwrite what would open a copy of them."""
-        self._erasures.extend(ids)
+        self._erasures.extend(self._bundles.end(ids))
         self._room.remove(len(ids))
 
-    def postpone(self, ids: Iterable[int], due_ms: int) -> None:
+    def postpone(self, ids: Sequence[int], due_ms: int) -> None:
         """Rows are due then, and their attempt counts one more."""
-        self._postponements.extend((number, due_ms) for number in ids)
+        self._postponements.extend((number, due_ms) for number in ids if number not in self._bundles)
+        for row, _ in self._bundles.take_out(ids):
+            self._insert_row(row, due_ms=due_ms, attempt=row.attempt + 1)
+
+    def settle(self, ids: Iterable[int]) -> None:
+        """Rows that memory has let go of stand by themselves."""
+        for row, due_ms in self._bundles.take_out(ids):
+            self._insert_row(row, due_ms=due_ms, attempt=row.attempt)
+
+    def settle_all(self) -> None:
+        """Every row stands by itself."""
+        for row, due_ms in self._bundles.take_out_all():
+            self._insert_row(row, due_ms=due_ms, attempt=row.attempt)
+
+    def _insert_row(self, row: Row, *, due_ms: int, attempt: int) -> None:
+        seed = self._entropy(SEED_BYTES)
+        self._seeds.put(row.id, seed)
+        self._inserts.append(values_of(row.id, row.delivery, self._cipher, seed, due_ms=due_ms, attempt=attempt))
 
     def due(self, lane: str, held: Collection[int], limit: int) -> Due:
         """At most so many rows of a lane that are due and not held, the first due first."""
@@ -282,11 +323,24 @@ class Store:
 
         With that no seed of a deleted row is left in any file. Returns whether there is more space to give back.
         """
+        self._settle()
         free = self._execute("PRAGMA freelist_count").fetchone()[0]
         if free > KEEP_FREE_PAGES:
             self.database.connection.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
         self.checkpoint()
         return bool(free - SHRINK_PAGES > KEEP_FREE_PAGES)
+
+    def _settle(self) -> None:
+        """What has come since the last time and has not ended stands by itself: then what has ended is erased."""
+        if not self._bundles:
+            return
+        try:
+            self.begin()
+            self.settle_all()
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
 
     def checkpoint(self) -> None:
         """Empty the write-ahead log."""

@@ -46,6 +46,7 @@ class Sweeper:
         async with self._one_at_a_time:
             while await self._committer.perform(Store.forget_lapsed):
                 pass
+            await self._committer.perform(Store.settle_all)
             swept, seen = 0, 0
             while True:
                 doomed: list[Late] = []
