@@ -48,6 +48,22 @@ class Bundle:
         """For each id from `first` on: 1 where it has ended, or has a row of its own."""
         self.due_ms = due_ms
 
+    def marked(self, ended: Iterable[int]) -> bytearray:
+        """Which will have ended, with these."""
+        marked = bytearray(self.ended)
+        for number in ended:
+            marked[number - self.first] = 1
+        return marked
+
+    def end(self, ended: Collection[int]) -> None:
+        """These have."""
+        if len(ended) == len(self.rows):
+            self.rows.clear()
+            return
+        self.ended = self.marked(ended)
+        for number in ended:
+            del self.rows[number]
+
 
 class Bundles:
     """All bundles, as the writing thread sees them. Changes are in memory until `write`."""
@@ -74,6 +90,8 @@ class Bundles:
         self._written: Bundle | None = None
         self._ended: dict[int, None] = {}
         """The ids of rows that this transaction takes out of their bundles."""
+        self._ending: dict[Bundle, list[int]] = {}
+        """The same by bundle, when it is written."""
 
     def __len__(self) -> int:
         """How many rows are in bundles."""
@@ -115,13 +133,15 @@ class Bundles:
         """Write what was changed: what is gone first, for its pages are used again by what is new."""
         if not (self._rows or self._ended):
             return
+        for number in self._ended:
+            self._ending.setdefault(self._of[number], []).append(number)
         gone: list[int] = []
         left: list[tuple[int, bytearray]] = []
-        for bundle, ended in self._by_bundle().items():
+        for bundle, ended in self._ending.items():
             if len(ended) == len(bundle.rows):
                 gone.append(bundle.number)
             else:
-                left.append((bundle.number, _marked(bundle, ended)))
+                left.append((bundle.number, bundle.marked(ended)))
         self._delete(gone)
         run(self._execute, _write_ends, left)
         self._write_new()
@@ -147,10 +167,10 @@ class Bundles:
 
     def keep(self) -> None:
         """What was written is durable."""
-        for bundle, ended in self._by_bundle().items():
-            bundle.ended = _marked(bundle, ended)
-            for number in ended:
-                del bundle.rows[number], self._of[number]
+        for number in self._ended:
+            del self._of[number]
+        for bundle, ended in self._ending.items():
+            bundle.end(ended)
         if self._written is not None:
             self._of.update(dict.fromkeys(self._written.rows, self._written))
             self._next += 1
@@ -163,14 +183,8 @@ class Bundles:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows, self._payloads, self._ended = [], [], {}
+        self._rows, self._payloads, self._ended, self._ending = [], [], {}, {}
         self._written = None
-
-    def _by_bundle(self) -> dict[Bundle, list[int]]:
-        ended: dict[Bundle, list[int]] = {}
-        for number in self._ended:
-            ended.setdefault(self._of[number], []).append(number)
-        return ended
 
 
 def unpack(database: Database, cipher: Cipher, *, now_ms: int, due_ms: int, entropy: Callable[[int], bytes]) -> None:
@@ -213,13 +227,6 @@ def _waiting(execute: Callable[..., Cursor], number: int, content: bytes) -> lis
 def seeds_of_bundles(execute: Callable[..., Cursor]) -> Seeds:
     """They stand apart from those of rows."""
     return Seeds(execute, table="bundle_seeds", of="bundles")
-
-
-def _marked(bundle: Bundle, ended: Iterable[int]) -> bytearray:
-    marked = bytearray(bundle.ended)
-    for number in ended:
-        marked[number - bundle.first] = 1
-    return marked
 
 
 @cache

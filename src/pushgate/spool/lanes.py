@@ -21,7 +21,7 @@ ROW_BYTES = 1000
 USUAL_BYTES = 3000
 """What a row in memory takes as a rule."""
 AGAIN_S = 1.0
-CATCH_UP_S = 0.004
+CATCH_UP_STEPS = 4
 CATCH_UP_STEP_S = 0.001
 FEW_ROWS = 16
 """As many are read at once where memory is full: who waits is served, and no more."""
@@ -56,9 +56,10 @@ class Lanes:
         if self.memory.plenty_until <= self._clock():
             return
         async with self._catching_up:
-            until = self._clock() + CATCH_UP_S
-            while (now := self._clock()) < min(until, self.memory.plenty_until):
-                await asyncio.sleep(min(CATCH_UP_STEP_S, until - now))
+            for _ in range(CATCH_UP_STEPS):
+                if self.memory.plenty_until <= self._clock():
+                    return
+                await asyncio.sleep(CATCH_UP_STEP_S)
 
     def make_room(self) -> None:
         """Where memory is full, the lane with the most rows there leaves them to the disk: likely nobody takes them."""

@@ -32,8 +32,7 @@ class RepeatLog:
 
     def claim(self, fingerprints: Sequence[bytes]) -> Collection[int]:
         """Claim those that are new. Returns the positions of the others."""
-        now_ms = self._clock_ms()
-        return {n for n, fingerprint in enumerate(fingerprints) if not self._repeats.claim(fingerprint, now_ms)}
+        return self._repeats.claim_all(fingerprints, self._clock_ms())
 
     def disclaim(self, fingerprints: Sequence[bytes], *, repeats: Collection[int]) -> None:
         """As if they had not been claimed, but for those that were none of this claim's: `repeats`."""

@@ -6,6 +6,8 @@ trace, so that its repetition is not taken for a repeat. In the same way it is r
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 
 class Repeats:
     """The window, counted from the put that was stored: a repeat does not prolong it."""
@@ -26,6 +28,15 @@ class Repeats:
             return False
         self._claimed[fingerprint] = now_ms
         return True
+
+    def claim_all(self, fingerprints: Sequence[bytes], now_ms: int) -> Collection[int]:
+        """Claim those that are new. Returns the positions of the others."""
+        claims = dict.fromkeys(fingerprints, now_ms)
+        are_new = self._claimed.keys().isdisjoint(claims) and self._kept.keys().isdisjoint(claims)
+        if are_new and self._window_ms and len(claims) == len(fingerprints) and b"" not in claims:  # as a rule
+            self._claimed.update(claims)
+            return ()
+        return {n for n, fingerprint in enumerate(fingerprints) if not self.claim(fingerprint, now_ms)}
 
     def disclaim(self, fingerprint: bytes) -> None:
         """As if it had not been claimed."""
@@ -52,9 +63,10 @@ class Repeats:
         for fingerprint in self._released:
             self._kept.pop(fingerprint, None)
         self._released.clear()
-        for fingerprint, at_ms in self._claimed.items():
-            self._kept.pop(fingerprint, None)  # a lapsed one: its place in the order is the end again
-            self._kept[fingerprint] = at_ms
+        if not self._kept.keys().isdisjoint(self._claimed):
+            for fingerprint in self._claimed:
+                self._kept.pop(fingerprint, None)  # a lapsed one: its place in the order is the end again
+        self._kept.update(self._claimed)
         self._claimed.clear()
 
     def drop(self) -> None:

@@ -165,9 +165,11 @@ class SqliteSpool:
         rows: list[Row] = []
         payloads: list[bytes] = []
         held = 0
+        lane = self._lanes.lane(deliveries[0].device.app_id)
         for delivery in deliveries:
             payload = encode(delivery)
-            lane = self._lanes.lane(delivery.device.app_id)
+            if delivery.device.app_id != lane.name:
+                lane = self._lanes.lane(delivery.device.app_id)
             accepted_ms, size = int(delivery.accepted_at * 1000), len(payload) + ROW_BYTES
             row = Row(lane, self._next_id, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
             self._next_id += 1

@@ -1,0 +1,40 @@
+"""Keyed hashes tell parts apart, long and short, and depend on key and purpose."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from pushgate.spool.keyed import HASH_BYTES, LONG_BYTES, REJECTION, REPEAT, KeyedHash
+
+LONG = "c" * (LONG_BYTES + 1)
+
+
+@pytest.mark.parametrize("parts", [("a",), ("a", "é" * 10), ("sealed", LONG, "app", "key"), (LONG, LONG)])
+def test_it_is_the_same_each_time_and_16_bytes(parts: tuple[str, ...]) -> None:
+    named = KeyedHash(b"k" * 32, REPEAT)
+    assert named(*parts) == named(*parts) == KeyedHash(b"k" * 32, REPEAT)(*parts)
+    assert len(named(*parts)) == HASH_BYTES
+
+
+def test_whatever_differs_hashes_differently() -> None:
+    named = KeyedHash(b"k" * 32, REPEAT)
+    different = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc",),
+        ("abc", ""),
+        ("", "abc"),
+        (LONG,),
+        (LONG, ""),
+        (LONG + "c",),
+        (LONG[:-1] + "d",),
+        ("d" + LONG[1:],),
+        (LONG, LONG[:-1] + "d"),
+        (LONG[:-1] + "d", LONG),
+    ]
+    hashes = [named(*parts) for parts in different]
+    assert all(one != other for one, other in combinations(hashes, 2))
+    assert not {*hashes} & {KeyedHash(b"k" * 32, REJECTION)(*parts) for parts in different}, "another purpose"
+    assert not {*hashes} & {KeyedHash(b"l" * 32, REPEAT)(*parts) for parts in different}, "another key"
