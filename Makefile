@@ -12,6 +12,7 @@ help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml requirements-dev.lock
+	@echo "Installing what pushgate needs into $(VENV): half a minute, once"
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
@@ -67,8 +68,8 @@ COMPILE := $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 lock: ## Pin the dependencies anew: what runs (with what builds it), and what develops
 	$(PY) -m pip install --quiet pip-tools
-	$(COMPILE) --extra any-purpose --build-deps-for wheel --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra dev --extra any-purpose --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra any-purpose --extra otel --build-deps-for wheel --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra any-purpose --extra otel --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 	$(COMPILE) --extra docs --constraint requirements.lock --output-file requirements-docs.lock pyproject.toml
 	$(COMPILE) --extra neighbours --constraint requirements-dev.lock --output-file requirements-neighbours.lock pyproject.toml
 

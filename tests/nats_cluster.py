@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from pushgate.errors import SpoolError
 from pushgate.spool.jetstream.api import JetStream
@@ -25,7 +26,12 @@ START_WITHIN_S = 20.0
 
 
 def nats_server() -> str:
-    """The path of the server. Skips where it is not installed (a failure in CI)."""
+    """The path of the server: what `PUSHGATE_TEST_NATS_SERVER` names, else the one that is installed.
+
+    Skips where there is none (a failure in CI).
+    """
+    if given := os.environ.get("PUSHGATE_TEST_NATS_SERVER"):
+        return given
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -33,29 +39,47 @@ def nats_server() -> str:
     return found
 
 
+class Place(Struct, frozen=True):
+    """Where a server listens: for clients, and for other servers."""
+
+    host: str = "127.0.0.1"
+    routes: str = "127.0.0.1"
+    wrapper: tuple[str, ...] = ()
+    """Stands before its command, and becomes it."""
+
+
+HERE = Place()
+
+
 class Nats:
     """One server. It keeps its port and its folder over its ends."""
 
-    def __init__(self, folder: Path, name: str, *, more: str = "") -> None:
+    jetstream = "jetstream"
+    """The table of its configuration; empty where it is off."""
+
+    def __init__(self, folder: Path, name: str, *, more: str = "", store: str = "", place: Place = HERE) -> None:
         self.name = name
+        self.place = place
         self.port = free_port()
         self.cluster_port = free_port()
         self.folder = folder / name
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.log_file = self.folder / "server.log"
-        self._more = more
+        self._more, self._store = more, store
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, routes: str = "") -> None:
         """Start it; wait for nothing."""
         config = self.folder / "server.conf"
+        store = f'store_dir: "{self.folder}/data", max_memory_store: 256MB, max_file_store: 32GB {self._store}'
         config.write_text(
-            f'server_name: {self.name}\nlisten: "127.0.0.1:{self.port}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/data", max_memory_store: 256MB, max_file_store: 32GB }}\n'
+            f'server_name: {self.name}\nlisten: "{self.place.host}:{self.port}"\n'
+            f"{self.jetstream and f'{self.jetstream} {{ {store} }}'}\n"
             f"{routes}\n{self._more}\n"
         )
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen([nats_server(), "-c", str(config)], stdout=log, stderr=log)
+            command = [*self.place.wrapper, nats_server(), "-c", str(config)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal. A server that is to stop has stopped, all threads of it."""
@@ -87,14 +111,26 @@ class Nats:
 
     @property
     def server(self) -> Server:
-        return Server("127.0.0.1", self.port)
+        return Server(self.place.host, self.port)
+
+    @property
+    def route(self) -> str:
+        """Where other servers reach it."""
+        return f"{self.place.routes}:{self.cluster_port}"
 
 
 class NatsCluster:
     """Servers that know each other."""
 
-    def __init__(self, folder: Path, *, size: int = 1, more: str = "") -> None:
-        self.servers = [Nats(folder, f"n{number}", more=more) for number in range(1, size + 1)]
+    def __init__(
+        self, folder: Path, *, size: int = 1, more: str = "", store: str = "", places: Sequence[Place] = ()
+    ) -> None:
+        """`more` goes into the configuration, `store` into its table of JetStream. `places` are those of the first."""
+        everywhere = [*places, *[HERE] * size][:size]
+        self.servers = [
+            Nats(folder, f"n{number}", more=more, store=store, place=place)
+            for number, place in enumerate(everywhere, 1)
+        ]
 
     @property
     def url(self) -> str:
@@ -110,8 +146,8 @@ class NatsCluster:
         for each in [server] if server else self.servers:
             routes = ""
             if len(self.servers) > 1:
-                others = ", ".join(f'"nats://127.0.0.1:{other.cluster_port}"' for other in self.servers)
-                routes = f'cluster {{ name: c, listen: "127.0.0.1:{each.cluster_port}", routes: [{others}] }}'
+                others = ", ".join(f'"nats://{other.route}"' for other in self.servers)
+                routes = f'cluster {{ name: c, listen: "{each.route}", routes: [{others}] }}'
             each.start(routes=routes)
 
     def kill(self) -> None:
@@ -157,11 +193,23 @@ class NatsCluster:
             assert time.monotonic() < until, "nobody leads"
             await asyncio.sleep(0.1)
 
+    async def make_leader(self, server: Nats, stream: str) -> None:
+        """Have this server lead a stream."""
+        wish = {"placement": {"preferred": server.name}}
+        until = time.monotonic() + START_WITHIN_S
+        while await self.leader_of(stream) is not server:
+            assert time.monotonic() < until, "it does not lead"
+            with suppress(SpoolError):
+                await self.ask(f"STREAM.LEADER.STEPDOWN.{stream}", **wish)
+            await asyncio.sleep(0.5)
+
 
 @contextmanager
-def nats_cluster(folder: Path, *, size: int = 1, more: str = "") -> Iterator[NatsCluster]:
+def nats_cluster(
+    folder: Path, *, size: int = 1, more: str = "", store: str = "", places: Sequence[Place] = ()
+) -> Iterator[NatsCluster]:
     """Servers that are started, and ended whatever happens."""
-    cluster = NatsCluster(folder, size=size, more=more)
+    cluster = NatsCluster(folder, size=size, more=more, store=store, places=places)
     try:
         cluster.start()
         yield cluster

@@ -22,9 +22,20 @@ STREAM = "pushgate"
 class Fleet(Run):
     """All of them as one run: a caller speaks to one that takes, the next caller to the next."""
 
-    def __init__(self, stage: Stage, nats: NatsCluster, *, apis: int, workers: int, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        nats: NatsCluster,
+        *,
+        apis: int,
+        workers: int,
+        environ: Mapping[str, str],
+        first_at: Nats | None = None,
+    ) -> None:
+        """`first_at`: the first that takes and the first worker know only this server, until it tells of others."""
         super().__init__(stage, 0)
         self.nats = nats
+        self._first_at = first_at
         shared = {
             "PUSHGATE_SPOOL__URL": nats.url,
             "PUSHGATE_SPOOL__NATS__NAME": STREAM,
@@ -37,8 +48,10 @@ class Fleet(Run):
 
     def _member(self, name: str, role: str, environ: Mapping[str, str]) -> Run:
         port = free_port()
-        listen = {"PUSHGATE_API__LISTEN": f"127.0.0.1:{port}"}
-        return Run(self.stage, port, {**environ, **listen}, name=name, role=role)
+        own = {"PUSHGATE_API__LISTEN": f"127.0.0.1:{port}"}
+        if self._first_at is not None and name in ("api-0", "worker-0"):
+            own["PUSHGATE_SPOOL__URL"] = f"nats://{self._first_at.server}"
+        return Run(self.stage, port, {**environ, **own}, name=name, role=role)
 
     @property
     def members(self) -> list[Run]:
@@ -81,12 +94,27 @@ async def fleet(
 ) -> AsyncIterator[Fleet]:
     """A stage, servers that run, and gateways that are not started yet. All of it ends with the block."""
     with tempfile.TemporaryDirectory() as data, nats_cluster(Path(data), size=servers) as nats:
-        async with set_stage(folder) as stage:
-            run = Fleet(stage, nats, apis=apis, workers=workers, environ=environ or {})
-            try:
-                yield run
-            finally:
-                for each in run.members:
-                    if each.is_running:
-                        each.signal(signal.SIGCONT)
-                        await each.end(signal.SIGKILL)
+        async with fleet_on(nats, folder, apis=apis, workers=workers, environ=environ) as run:
+            yield run
+
+
+@asynccontextmanager
+async def fleet_on(
+    nats: NatsCluster,
+    folder: Path,
+    *,
+    apis: int = 2,
+    workers: int = 3,
+    environ: Mapping[str, str] | None = None,
+    first_at: Nats | None = None,
+) -> AsyncIterator[Fleet]:
+    """The same on servers that run already."""
+    async with set_stage(folder) as stage:
+        run = Fleet(stage, nats, apis=apis, workers=workers, environ=environ or {}, first_at=first_at)
+        try:
+            yield run
+        finally:
+            for each in run.members:
+                if each.is_running:
+                    each.signal(signal.SIGCONT)
+                    await each.end(signal.SIGKILL)

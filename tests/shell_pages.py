@@ -42,7 +42,7 @@ class Block(Struct, frozen=True):
     @property
     def only_looks(self) -> bool:
         """Whether it can be done again and again, until there is something to be seen."""
-        return self.content.startswith(("curl ", "pushgate health "))
+        return self.content.startswith(("curl ", "pushgate explain ", "pushgate health "))
 
     def is_fulfilled_by(self, output: str) -> bool:
         """Whether that is what the page says. How many blanks stand in a row is a matter of tables."""

@@ -84,7 +84,7 @@ class Door:
                 self._loop.call_later(OUT_OF_FILES_S, self._accept_again)
                 log.error("cannot accept connections", fault=error.strerror)
                 return
-            if self._connections.is_full:
+            if self._connections.is_full and not self._connections.end_one_that_rests():
                 accepted.close()
                 self._count("too_many")
             else:

@@ -224,8 +224,12 @@ class Gateway:
             journal=self._journal,
             tracing=tracing,
         )
-        gauges = Gauges(self._metrics, lanes=dispatcher.lanes, apps=apps, spool_file=settings.spool.sqlite_path)
+        table = settings.spool
+        self._metrics.limit_spool(table.max_waiting, share_of_app=table.max_share_per_app, mb=table.max_mb)
+        gauges = Gauges(self._metrics, lanes=dispatcher.lanes, apps=apps, spool_file=table.sqlite_path)
         self._metrics.looks.append(gauges.look)
+        if self._cell is None:  # of several the supervisor says it
+            self._metrics.looks.append(self._health.look)
         intake = Intake(
             spool,
             apps=apps.intakes(),
@@ -317,7 +321,7 @@ class Gateway:
 
     def _management(self, console: Console) -> Listener | None:
         address = self._settings.management.listen
-        return Listener(console, address=address, most=MANAGEMENT_CONNECTIONS) if address else None
+        return Listener(console, address=address, most=MANAGEMENT_CONNECTIONS, idle_make_way=True) if address else None
 
     def _count_expired(self, lane: str, count: int) -> None:
         if (ending := self._metrics.endings.get((lane, "expired"))) is not None:

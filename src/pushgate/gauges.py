@@ -71,6 +71,8 @@ class Gauges:
         metrics.most_in_flight.child(lane.name).set(standing.dares)
         metrics.pause_s.child(lane.name).set(standing.pause_s)
         metrics.breaker.child(lane.name).set(standing.breaker_is_open)
+        metrics.failures_in_a_row.child(lane.name).set(standing.failures_in_a_row)
+        metrics.failing_s.child(lane.name).set(standing.failing_s)
 
     def _of_lines(self, lines: Mapping[str, Sequence[Pool]]) -> None:
         metrics = self._metrics

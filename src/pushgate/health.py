@@ -45,6 +45,10 @@ class Health:
         """Why no notifications are taken, or None."""
         return self.stage or self._spool_fault
 
+    def look(self) -> None:
+        """Set the metric of readiness as it is now."""
+        self._metrics.ready.set(self.unready() is None)
+
     async def watch(self, spool: Probed, lanes: Mapping[str, Lane]) -> None:
         """Keep readiness and the metrics of what waits and flies up to date, for ever."""
         while True:

@@ -84,8 +84,9 @@ class Lane:
 
     def standing(self) -> Standing:
         """How it fares just now."""
-        pause_s = max(self._pace.paused_until - self._timing.monotonic(), 0.0)
-        return Standing(self.in_flight, self._pace.dares, pause_s, self._breaker.is_open)
+        pace, now = self._pace, self._timing.monotonic()
+        pause_s, failing_s = max(pace.paused_until - now, 0.0), pace.failing_s(now)
+        return Standing(self.in_flight, pace.dares, pause_s, self._breaker.is_open, pace.failures_in_a_row, failing_s)
 
     @property
     def is_disbelieving(self) -> bool:

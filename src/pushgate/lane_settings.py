@@ -32,9 +32,14 @@ class LaneSettings(Struct, frozen=True):
 
 
 class Standing(Struct, frozen=True):
-    """How a lane fares: what flies, how much it dares at once, how long it still pauses, whether rejections count."""
+    """How a lane fares: what flies, how much it dares at once, how long it still pauses, whether rejections count.
+
+    And how many attempts have failed since the provider's last proper answer, and how long the first of them is ago.
+    """
 
     in_flight: int
     dares: int
     pause_s: float
     breaker_is_open: bool
+    failures_in_a_row: int
+    failing_s: float

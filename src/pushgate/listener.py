@@ -2,8 +2,8 @@
 
 Adds to uvicorn what stands between it and callers that nobody knows yet: limits of bytes and of time for the head of a
 request, of requests sent ahead and (`door`, `connections`) of connections and handshakes; JSON for what is not HTTP;
-`Upgrade` is ignored (RFC 9110 §7.8: a server may) instead of losing the body. The caller's certificate stands in the
-scope: `extensions.tls.client_cert_der`.
+`Upgrade` is ignored (RFC 9110 §7.8: a server may) instead of losing the body; a target in absolute form says itself
+whose it is. The caller's certificate stands in the scope: `extensions.tls.client_cert_der`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any, cast
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pushgate import wire
-from pushgate.connections import Connections, most_connections
+from pushgate.connections import Connections, most_connections, nobody
 from pushgate.door import Count, Door
+from pushgate.scope import WHOLE
 from pushgate.tls import Tls
 
 BACKLOG = 2048
@@ -39,7 +41,10 @@ SENT_WITHIN_S = 30.0
 _VERSIONS = ("1.0", "1.1")
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 """What may stand in `Host` (RFC 9110 §7.2): no blank, no slash, no login."""
+_ABSOLUTE = re.compile(rb"(?i)https?://([^/?#]+)(.*)", re.DOTALL)
 _UPGRADE = re.compile(rb"(?i)\r\n(upgrade|http2-settings):[^\r\n]*")
+_METHODS = "GET, HEAD, POST"
+_NO_TUNNEL = wire.encode_error(f"There is no tunnel here: this port takes {_METHODS} only.", {"allow": _METHODS})
 
 
 class _Protocol(HttpToolsProtocol):
@@ -56,6 +61,10 @@ class _Protocol(HttpToolsProtocol):
     """What came inside a message and was no body: trailers, sizes of chunks."""
     _head_timer: asyncio.TimerHandle | None = None
     _sent_timer: asyncio.TimerHandle | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
+    _answered_at = 0.0
+    _is_tunnel = False
+    """Whether it wanted one: it was refused, and what follows is nobody's."""
     home: _Server
     accepted_with: Tls | None = None
     """What let the caller in."""
@@ -69,6 +78,8 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
         self._is_read_again()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self.home.places.leave(self)
         super().connection_lost(exc)
 
@@ -120,11 +131,24 @@ class _Protocol(HttpToolsProtocol):
         super().resume_writing()
         self._is_read_again()
 
+    @property
+    def rests(self) -> bool:
+        """Whether it is between two requests, and its caller reads its answers."""
+        cycle = cast(RequestResponseCycle | None, self.cycle)
+        is_answered = cycle is not None and cycle.response_complete and not self.pipeline
+        return is_answered and self._in_head and self._sent_timer is None
+
     def on_headers_complete(self) -> None:
         self._require_http_1()
         self._in_head = False
         self._head_is_here()
         self.home.places.settle(self)
+        if self.parser.get_method() == b"CONNECT":
+            self._is_tunnel = True
+            self._refuse(b"405 Method Not Allowed", _NO_TUNNEL, b"allow: %b\r\n" % _METHODS.encode())
+            return
+        if not self.url.startswith(b"/"):
+            self._take_authority()
         super().on_headers_complete()
         if self.accepted_with is not self.home.tls and self.cycle is not None:
             self.cycle.keep_alive = False  # not closed before: a request might have been on its way
@@ -137,9 +161,40 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_head, self._has_begun = True, False
-        super().on_message_complete()
+        if not self._is_tunnel:
+            cast(dict[str, Any], self.scope)[WHOLE] = True
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn does it, but with one timer for all pauses of a connection: a timer costs as much as a parser."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._answered_at = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(KEEP_ALIVE_S, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        self._idle_timer = None
+        cycle = cast(RequestResponseCycle | None, self.cycle)
+        is_busy = bool(self.pipeline) or cycle is None or not cycle.response_complete
+        left_s = KEEP_ALIVE_S if is_busy else self._answered_at + KEEP_ALIVE_S - self.loop.time()
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._end_if_idle)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nobody is told how to install WebSockets."""
 
     def send_400_response(self, msg: str) -> None:
+        reason = msg if msg.startswith("the ") else "not a valid HTTP request"
+        self._refuse(b"400 Bad Request", wire.encode_error(wire.INVALID_FORMAT, {"path": "$", "reason": reason}))
+
+    def _refuse(self, status: bytes, body: bytes, more: bytes = b"") -> None:
+        """Answer and close; an answer that is owed to a request before this one comes first, and is the last."""
         self._head_is_here()
         if self.pipeline:
             self.transport.abort()  # an answer now would be taken for that of a request before it
@@ -152,13 +207,25 @@ class _Protocol(HttpToolsProtocol):
             before.keep_alive = False  # the request before it is valid: it gets its answer, then we close
             self.flow.pause_reading()
             return
-        reason = msg if msg.startswith("the ") else "not a valid HTTP request"
-        body = wire.encode_error(wire.INVALID_FORMAT, {"path": "$", "reason": reason})
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n%b"
+            b"content-length: %d\r\n\r\n%b" % (status, more, len(body), body)
         )
         self.transport.close()
+
+    def _take_authority(self) -> None:
+        """What stands in a target in absolute form counts, and no `Host` (RFC 9112 §3.2.2).
+
+        Raises `ValueError`, or that of the parser, for what is no such target.
+        """
+        if self.url == b"*":
+            return
+        httptools.parse_url(self.url)
+        found = _ABSOLUTE.fullmatch(self.url)
+        if found is None or _HOST.fullmatch(found[1]) is None:
+            raise ValueError("not a target")
+        self.headers[:] = [(b"host", found[1]), *(each for each in self.headers if each[0] != b"host")]
+        self.url = found[2] if found[2].startswith(b"/") else b"/" + found[2]
 
     def _require_http_1(self) -> None:
         """Raises `ValueError` for what is no request of HTTP/1.1 or 1.0: the parser takes more (RFC 9112 §3.2)."""
@@ -196,10 +263,10 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, *, tls: Tls | None, count: Count, most: int) -> None:
+    def __init__(self, config: uvicorn.Config, *, tls: Tls | None, count: Count, places: Connections) -> None:
         super().__init__(config)
         self.tls = tls
-        self.places = Connections(most)
+        self.places = places
         self._count = count
         self._door: Door | None = None
 
@@ -240,11 +307,14 @@ class Listener:
         tls: Tls | None = None,
         count: Count = lambda event: None,
         most: int | None = None,
+        idle_make_way: bool = False,
         bound: socket.socket | None = None,
     ) -> None:
         """`count` is told what becomes of connections (`metrics.CONNECTIONS`), `most` is how many there may be.
 
-        `bound` is a socket that has the address already, and listens as soon as it is served.
+        With `idle_make_way` one that is between two requests is ended for another one that comes when all places are
+        taken: for a port where whoever asks is not known. `bound` is a socket that has the address already, and listens
+        as soon as it is served.
         """
         config = uvicorn.Config(
             application,
@@ -260,7 +330,8 @@ class Listener:
             timeout_graceful_shutdown=5,
         )
         config.load()
-        self._server = _Server(config, tls=tls, count=count, most=most_connections() if most is None else most)
+        places = Connections(most_connections() if most is None else most, rests=_rests if idle_make_way else nobody)
+        self._server = _Server(config, tls=tls, count=count, places=places)
         self._socket = bind(address) if bound is None else bound
         self.port: int = self._socket.getsockname()[1]
 
@@ -276,6 +347,10 @@ class Listener:
     def stop(self) -> None:
         """Take no new connection, answer what was asked, then end `serve`."""
         self._server.should_exit = True
+
+
+def _rests(who: object) -> bool:
+    return isinstance(who, _Protocol) and who.rests
 
 
 def bind(address: str, *, listens: bool = True) -> socket.socket:

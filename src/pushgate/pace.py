@@ -1,10 +1,10 @@
 """How fast one lane goes: when it pauses, how it feels its way back, which alarms stand. Arithmetic: no clock, no I/O.
 
 Four things pause a whole lane: a fault of our credentials, a quota, so many dead pushkeys that the fault must be ours,
-and an outage (many failures in a row without one proper answer). A quota means "too fast": the lane goes on with half
-of what it dared and rises slowly. After any other pause it starts with one attempt and doubles what it dares with each
-proper answer; with each one more, while its rejections are not believed. Times are those of a clock that is never set
-back.
+and an outage (many failures in a row without one proper answer, or few of them over some minutes: where little is sent
+there are never many). A quota means "too fast": the lane goes on with half of what it dared and rises slowly. After any
+other pause it starts with one attempt and doubles what it dares with each proper answer; with each one more, while its
+rejections are not believed. Times are those of a clock that is never set back.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from pushgate.retry import Backoff, Policy
 
 OUTAGE = "outage"
 OUTAGE_AFTER_FAILURES = 20
+SILENCE_AFTER_FAILURES = 3
+SILENCE_S = 240.0
+"""Or so many, where the first was so long ago. A lane with one notification fails eight times in its first four minutes
+and for the ninth time soon after (`retry`: at 255 s, or up to a quarter later)."""
 OUTAGE_OVER_AFTER = 3
-"""So many proper answers in a row end an outage: one among failures does not."""
+"""So many proper answers in a row end an outage: one among failures does not. Where there were few failures, it does:
+nothing more may be there to send."""
 OUTAGE_PAUSE = Backoff(1, 60)
 LONGEST_PAUSE_S = 3600.0
 """However long a provider asks to wait: once an hour somebody looks whether it still wants that."""
@@ -73,9 +78,20 @@ class Pace:
         self._rises_from = 0.0
         self._quota_until = 0.0
         self._failures_in_a_row = 0
+        self._failing_since = 0.0
         self._proper_in_a_row = 0
         self._pauses_in_a_row = 0
         self._alarms: set[str] = set()
+        self._outage_over_after = OUTAGE_OVER_AFTER
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """Attempts that failed (no connection, no answer, the provider's own trouble) since its last proper answer."""
+        return self._failures_in_a_row
+
+    def failing_s(self, now: float) -> float:
+        """How long the first of them is ago; 0 where there are none."""
+        return now - self._failing_since if self._failures_in_a_row else 0.0
 
     @property
     def is_at_ease(self) -> bool:
@@ -99,11 +115,7 @@ class Pace:
             ):
                 return self._pause(cause.value, reason, self._policy[cause], asked_s, now)
             case Deferred(cause=Cause.CONNECTION | Cause.PROVIDER, reason=reason):
-                self._failures_in_a_row += 1
-                self._proper_in_a_row = 0
-                if OUTAGE in self._alarms or self._failures_in_a_row >= OUTAGE_AFTER_FAILURES:
-                    return self._pause(OUTAGE, reason, OUTAGE_PAUSE, None, now)
-                return None
+                return self._fail(reason, now)
             case Deferred():
                 return None  # about one device: says nothing of the lane
             case Accepted() | Rejected() | Undeliverable():
@@ -124,6 +136,21 @@ class Pace:
         self._gate = self._most
         self._failures_in_a_row = self._proper_in_a_row = self._pauses_in_a_row = 0
 
+    def _fail(self, reason: str, now: float) -> Paused | None:
+        if not self._failures_in_a_row:
+            self._failing_since = now
+        self._failures_in_a_row += 1
+        self._proper_in_a_row = 0
+        if OUTAGE not in self._alarms:
+            are_many = self._failures_in_a_row >= OUTAGE_AFTER_FAILURES
+            is_silence = self._failures_in_a_row >= SILENCE_AFTER_FAILURES and (
+                now - self._failing_since >= SILENCE_S * self._scale
+            )
+            if not (are_many or is_silence):
+                return None
+            self._outage_over_after = OUTAGE_OVER_AFTER if are_many else 1
+        return self._pause(OUTAGE, reason, OUTAGE_PAUSE, None, now)
+
     def _pause(self, alarm: str, reason: str, backoff: Backoff, asked_s: float | None, now: float) -> Paused:
         self._pauses_in_a_row += 1
         self._proper_in_a_row = 0
@@ -135,6 +162,8 @@ class Pace:
             self._answers = 0
         else:
             self.dares = 1
+        if alarm != OUTAGE:
+            self._failures_in_a_row = 0  # the provider is there, and says something else
         self._alarms.add(alarm)
         return Paused(alarm, reason, wait_s * self._scale)
 
@@ -162,7 +191,7 @@ class Pace:
             case Cause.QUOTA:
                 return now >= self._quota_until + QUOTA_QUIET_S * self._scale
             case _:
-                return alarm != OUTAGE or self._proper_in_a_row >= OUTAGE_OVER_AFTER
+                return alarm != OUTAGE or self._proper_in_a_row >= self._outage_over_after
 
     def _dare_more(self, now: float, *, disbelieves: bool) -> None:
         if disbelieves:

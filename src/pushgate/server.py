@@ -25,6 +25,7 @@ from pushgate.metrics import NOBODY, Metrics
 from pushgate.model import Caller
 from pushgate.refusals import Refusals
 from pushgate.request_id import HEADER, RequestIds
+from pushgate.scope import WHOLE
 from pushgate.tracing import Tracing
 from pushgate.turns import Turns
 
@@ -219,8 +220,11 @@ class Application:
         if announced > limit:
             raise self._too_large(route)
         try:
-            async with asyncio.timeout(self._request_timeout_s):
+            if WHOLE in scope:  # no timer then: it costs as much as to decode a notification
                 body = await _read(receive, limit)
+            else:
+                async with asyncio.timeout(self._request_timeout_s):
+                    body = await _read(receive, limit)
         except TimeoutError:
             raise _cut_short("the body did not arrive in time") from None
         if body is None:

@@ -8,13 +8,10 @@ from collections.abc import Callable
 from socket import gethostname
 
 from pushgate.config import Settings
-from pushgate.config.nats_table import Nats as NatsTable
-from pushgate.config.spool_table import Spool as SpoolTable
+from pushgate.nats_wanted import nats_cluster
 from pushgate.spool import Spool
 from pushgate.spool.cipher import Keys
 from pushgate.spool.database import LOCK_WAIT_S
-from pushgate.spool.jetstream.cluster import Cluster, Server, Tls
-from pushgate.spool.jetstream.login import Login
 from pushgate.spool.limits import MB, Limits
 from pushgate.spool.memory import MemorySpool
 from pushgate.spool.sharing import Sharing
@@ -77,20 +74,6 @@ async def open_spool(
 def siblings_of(spool: Spool) -> SiblingBook | None:
     """What the spool shares with those of other processes, where each has its own."""
     return spool.siblings if isinstance(spool, SqliteSpool) else None
-
-
-def nats_cluster(table: SpoolTable) -> Cluster:
-    """How the settings want a spool on NATS."""
-    nats = table.nats or NatsTable()
-    return Cluster(
-        tuple(Server(host, port) for host, port in table.nats_servers()),
-        login=Login(nats.user, nats.password_file, nats.token_file, nats.nkey_file, nats.creds_file),
-        tls=Tls(nats.tls, nats.ca_file, nats.cert_file, nats.key_file),
-        name=nats.name,
-        replicas=nats.replicas,
-        manage=nats.manage,
-        ack_wait_s=nats.ack_wait_s,
-    )
 
 
 def _steady(clock: Callable[[], float]) -> Callable[[], float]:

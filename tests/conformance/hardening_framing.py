@@ -241,6 +241,8 @@ START_LINES: Mapping[str, bytes] = {
     "authority in place of a path": b"POST example.org:443 HTTP/1.1",
     "absolute target without a path or port": b"POST http:// HTTP/1.1",
     "absolute target of another scheme": b"POST file:///push/v1/notify HTTP/1.1",
+    "absolute target with a login": b"POST http://a@x/push/v1/notify HTTP/1.1",
+    "absolute target of a host in quotes": b'POST http://"x"/push/v1/notify HTTP/1.1',
     "absolute target with a port out of range": b"POST http://x:99999/push/v1/notify HTTP/1.1",
     "script in place of a target": b"POST javascript:alert(1) HTTP/1.1",
 }
@@ -291,6 +293,10 @@ def sound() -> Iterator[Case]:
     yield taken(
         "absolute target of another host", head(length(), start=b"POST https://y/push/v1/notify HTTP/1.1") + BODY
     )
+    yield taken("absolute target in capitals", head(length(), start=b"POST HTTP://X:80/push/v1/notify HTTP/1.1") + BODY)
+    yield taken("absolute target with a query", head(length(), start=b"POST http://x/push/v1/notify?a HTTP/1.1") + BODY)
+    yield taken("absolute target without a path", head(start=b"GET http://x HTTP/1.1"), 404)
+    yield taken("absolute target with a query and no path", head(start=b"GET http://x?y HTTP/1.1"), 404)
     yield taken("asterisk", head(start=b"OPTIONS * HTTP/1.1"), 404)
     yield taken("asterisk of another method", head(b"Content-Length: 0", start=b"POST * HTTP/1.1"), 404)
     yield closed("the last request", head(b"Connection: close", length()) + BODY + STOWAWAY, 200)

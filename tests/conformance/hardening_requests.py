@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.conformance.hardening import BODY, SILENCE, STOWAWAY, Case, head, length
+from tests.conformance.hardening import BODY, STOWAWAY, Case, head, length
 from tests.conformance.hardening_framing import CHUNKED, HIDDEN, chunks, closed, refused, taken
 
 METHODS = "GET HEAD PUT DELETE OPTIONS TRACE PATCH PROPFIND MKCOL COPY MOVE LOCK SEARCH PURGE LINK REPORT".split()  # noqa: SIM905 - to be read
@@ -20,8 +20,11 @@ def methods() -> Iterator[Case]:
         if name != "HEAD":  # see test_head_is_answered_without_a_body
             yield taken(f"method {name}", head(b"X-Secret: s3cret", start=start), 405)
             yield refused(f"method {name} with a body", head(length(HIDDEN), start=start) + HIDDEN, 405)
-    yield closed("CONNECT", head(start=b"CONNECT example.org:443 HTTP/1.1") + STOWAWAY)
-    yield closed("CONNECT and a path", head(start=b"CONNECT /push/v1/notify HTTP/1.1") + STOWAWAY, SILENCE, 400, 405)
+    for target in ("example.org:443", "/push/v1/notify", "*", "[::1]:443"):
+        start = f"CONNECT {target} HTTP/1.1".encode()
+        yield closed(f"CONNECT {target}", head(start=start) + STOWAWAY, 405)
+        yield closed(f"CONNECT {target} with a body", head(length(STOWAWAY), start=start) + STOWAWAY, 405)
+    yield closed("CONNECT in HTTP/1.0", head(start=b"CONNECT example.org:443 HTTP/1.0") + STOWAWAY, 405)
 
 
 NO_PATHS = (  # noqa: SIM905 - to be read

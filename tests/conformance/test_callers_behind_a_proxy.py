@@ -36,7 +36,7 @@ from tests.processes import free_port
 from tests.samples import batch, body, encrypted, plain
 from tests.tls_server import asking, client_tls
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "who-may-call.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "put-a-proxy-in-front.md").read_text()
 AUTHORITY = Authority()
 ERP = AUTHORITY.issue("erp.example.org")
 CHAT = AUTHORITY.issue("chat.example.org", common_name="chat")

@@ -484,6 +484,23 @@ async def test_an_error_half_way_keeps_the_results_so_far(
     assert caught.value.results[99].rejected == ("pushkey-99",)
 
 
+async def test_results_and_errors_have_the_request_ids_of_their_answers(
+    server: Server, files: Files, waits: Waits
+) -> None:
+    def named(request_id: str, status: int = 200) -> Answer:
+        return Answer(status, None if status == 200 else b"{}", (f"X-Request-Id: {request_id}",))
+
+    server.script = [named("one"), named("two"), named("with a space"), named("three", 400), named("four", 503)]
+    async with make(server, files, waits, retries=Retries(count=0)) as client:
+        result = await client.notify_encrypted_batch([sealed(number) for number in range(150)])
+        assert result.request_ids == ("one", "two")
+        assert (await client.notify(PLAIN)).request_id == ""
+        for error, name in ((GatewayRefused, "three"), (GatewayUnavailable, "four")):
+            with pytest.raises(error) as caught:
+                await client.notify(PLAIN)
+            assert caught.value.request_id == name
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("certificate", ["none", "stranger"])
 async def test_a_backend_that_the_gateway_does_not_know_is_told_at_once(

@@ -1,4 +1,4 @@
-"""The how-to page on callers: its commands are run, its configurations are loaded."""
+"""The how-to pages on callers: their commands are run, their configurations are loaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pushgate import revocation
 from pushgate.config import listen, load
 from tests.certificates import Authority
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "who-may-call.md").read_text()
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+PAGE, PROXY = ((HOW_TO / f"{name}.md").read_text() for name in ("who-may-call", "put-a-proxy-in-front"))
 AUTHORITY = Authority("callers")
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
     assert found
     return [str(each) for each in found]
 
@@ -68,11 +69,11 @@ def test_its_configurations_are_good_ones(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "management.token").stat().st_mode & 0o777 == 0o600
     app = '\n[apps."de.example.app.firebase"]\nprovider = "fcm"\nproject_id = "my-project"\n'
     said = []
-    for number, block in enumerate(blocks("toml")):
+    for number, block in enumerate([*blocks("toml"), *blocks("toml", PROXY)]):
         config = tmp_path / f"{number}.toml"
         config.write_text(block + app)
         said.append(load(config, environ={}).describe())
-    mtls, proxy, management = said
+    mtls, management, proxy = said
     assert "erp: san erp.example.de; apps de.example.*; sealed only; 50 requests a second" in mtls
     assert "by what 10.0.0.7 tell in the header of nginx" in proxy
     assert "10.0.0.8:8081, with a token" in management

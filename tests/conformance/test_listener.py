@@ -180,3 +180,17 @@ async def test_what_is_compressed_is_415(header: bytes) -> None:
     async with serving() as api:
         request = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (NOTIFY.encode(), header)
         assert (await api.raw(request)).startswith(b"HTTP/1.1 415 ")
+
+
+async def test_a_connection_is_kept_as_long_as_it_is_used_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "KEEP_ALIVE_S", 0.4)
+    async with serving() as api:
+        pieces = [post(event_id=f"${n}") for n in range(5)]
+        used: list[bytes] = []
+        for piece in pieces:  # one every 0.2 s
+            used += [piece, b"", b"", b""]
+        assert not await is_closed_within(api, 1.1, *used)
+        assert await api.waiting() == len(pieces)
+        started = time.monotonic()
+        assert await is_closed_within(api, 2, post(event_id="$last"))
+        assert 0.35 < time.monotonic() - started < 1.5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
@@ -84,3 +86,111 @@ async def test_who_shows_the_token_keeps_its_connection() -> None:
     writer.close()
     listener.stop()
     await serving
+
+
+# --- who holds a place between two requests
+
+
+@asynccontextmanager
+async def open_port(most: int = MOST) -> AsyncIterator[int]:
+    """A port without a token, with so many places, as a gateway opens it."""
+    console = Console(unready=lambda: None, collect=nothing, address="127.0.0.1:0")
+    listener = Listener(console, address="127.0.0.1:0", most=most, idle_make_way=True)
+    serving = asyncio.create_task(listener.serve())
+    yield listener.port
+    listener.stop()
+    await serving
+
+
+async def kept(port: int, stack: AsyncExitStack, path: str = "/metrics") -> asyncio.StreamReader:
+    """A connection that has had an answer, or the beginning of one, and stays."""
+    reader, writer = await ask(port, path)
+    stack.callback(writer.close)
+    assert await status(reader) == 200
+    await reader.readuntil(b"\r\n\r\n")
+    return reader
+
+
+async def test_a_supervisor_gets_its_answer_though_all_places_are_held_by_idle_connections() -> None:
+    async with open_port(100) as port, AsyncExitStack() as stack:
+        held = [await kept(port, stack) for _ in range(100)]
+        for _ in range(5):
+            reader, writer = await ask(port, "/health/live")
+            stack.callback(writer.close)
+            assert await status(reader) == 200
+            assert (await reader.read()).endswith(b'{"status":"ok"}')
+        gone = [reader.at_eof() for reader in held]
+        assert gone[0]
+        assert sum(gone) <= 5, "one for each that came, at most"
+
+
+async def test_who_watches_is_not_ended_for_others() -> None:
+    async with open_port(6) as port, AsyncExitStack() as stack:
+        watching = [await kept(port, stack, "/status/events") for _ in range(5)]
+        idle = [await kept(port, stack) for _ in range(4)]
+        async with asyncio.timeout(5):
+            assert [await reader.read() for reader in idle[:3]] == [b""] * 3
+        assert not any(reader.at_eof() for reader in (*watching, idle[3]))
+
+
+# --- whose the target is, and what is no target
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "expected"),
+    [
+        ("/metrics", "127.0.0.1", 200),
+        ("/metrics", "rebound.example.org", 403),
+        ("http://rebound.example.org/metrics", "127.0.0.1", 403),
+        ("HTTP://rebound.example.org:8081/metrics", "127.0.0.1", 403),
+        ("https://rebound.example.org/metrics", "localhost", 403),
+        ("http://127.0.0.1:8081/metrics", "rebound.example.org", 200),
+        ("http://localhost/metrics?x", "rebound.example.org", 200),
+        ("http://[::1]:80/metrics", "rebound.example.org", 200),
+        ("http://127.0.0.1@rebound.example.org/metrics", "127.0.0.1", 400),
+        ("http://rebound.example.org@127.0.0.1/metrics", "127.0.0.1", 400),
+        ("ws://127.0.0.1/metrics", "127.0.0.1", 400),
+        ("http://localhost", "localhost", 200),
+        ("http://localhost?still", "localhost", 200),
+        ("http://rebound.example.org?still", "localhost", 403),
+        ("http://rebound.example.org/status.json", "localhost", 403),
+        ("http://rebound.example.org/status/events", "localhost", 403),
+    ],
+)
+async def test_the_authority_in_a_target_counts_and_no_host_beside_it(target: str, host: str, expected: int) -> None:
+    """RFC 9112 §3.2.2: the server ignores the `Host` that came with it."""
+    async with open_port() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert await status(reader) == expected
+        writer.close()
+
+
+@pytest.mark.parametrize("target", ["gateway.example.org:443", "127.0.0.1:8081", "/metrics", "[::1]:80", "*"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_connect_is_answered_405_and_makes_no_line_of_the_log(
+    target: str, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_port() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        caplog.set_level(logging.DEBUG)
+        caplog.clear()
+        writer.write(f"CONNECT {target} HTTP/{version}\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert caplog.records == []
+        lines = head.decode().split("\r\n")
+        assert lines[0] == "HTTP/1.1 405 Method Not Allowed"
+        assert {"connection: close", "allow: GET, HEAD, POST", "content-type: application/json"} <= {*lines}
+        assert "GET, HEAD, POST" in json.loads(body)["error"]
+
+
+async def test_connect_behind_another_request_takes_nothing_from_that() -> None:
+    async with open_port() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        one = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        writer.write(one + one.replace(b"GET /metrics", b"CONNECT a:1") + one)
+        answers = await reader.read()
+        writer.close()
+        assert answers.count(b"HTTP/1.1 ") == answers.count(b"HTTP/1.1 200 OK") == 1
+        assert b"\r\nconnection: close\r\n" in answers

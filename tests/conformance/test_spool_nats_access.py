@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from pushgate.errors import SpoolUnusable
 from pushgate.spool.cipher import Keys
 from pushgate.spool.jetstream.cluster import Cluster, Server, Tls
+from pushgate.spool.jetstream.link import Link
 from pushgate.spool.jetstream.login import Login
 from pushgate.spool.jetstream.protocol import Message
 from pushgate.spool.limits import Limits
@@ -194,6 +195,35 @@ async def refusal_of_one_that_says(greeting: bytes) -> str:
     async with listening:
         port = listening.sockets[0].getsockname()[1]
         return await refusal(Cluster((Server("127.0.0.1", port),), patience_s=0.5))
+
+
+class Fickle(Speaker):
+    """Lets everybody in, and lets go of them at once."""
+
+    connections = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Fickle.connections += 1
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if b"PING\r\n" in data:
+            self._transport.close()
+
+
+async def test_a_server_that_lets_go_of_everybody_is_not_stormed() -> None:
+    info = b'INFO {"version":"2.12.0","headers":true,"connect_urls":["' + 80 * b"x" + b':4222","127.0.0.1:1"]}\r\n'
+    listening = await asyncio.get_running_loop().create_server(lambda: Fickle(info), "127.0.0.1", 0)
+    async with listening:
+        link = Link(Cluster((Server("127.0.0.1", listening.sockets[0].getsockname()[1]),)), client="test")
+        await link.open()
+        await asyncio.sleep(2)
+        before = Fickle.connections
+        assert 2 <= before <= 8, "each pause is longer than the one before"
+        await asyncio.sleep(3)
+        assert before < Fickle.connections <= before + 4, "and it goes on"
+        await link.close()
 
 
 @pytest.mark.parametrize(("version", "told"), [("2.10.29", "NATS is 2.10.29"), ("", "of no version")])

@@ -81,6 +81,7 @@ class Trial(Struct, frozen=True):
     told: Mapping[str, Any]
     """What `emulate --json` said."""
     port: int
+    management_port: int
     folder: Path
 
     @property
@@ -143,7 +144,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
             PUSHGATE_MANAGEMENT__LISTEN="127.0.0.1:0",
         ):
             line = until(lambda: re.search(r'.*"serving".*\n', served.read_text()))
-            yield Trial(told, json.loads(line[0])["port"], folder)
+            serving = json.loads(line[0])
+            yield Trial(told, serving["port"], serving["management_port"], folder)
 
 
 # --- real processes ----------------------------------------------------------------------------------------------
@@ -158,6 +160,32 @@ def test_a_plain_notification_arrives_as_it_was_asked_for(trial: Trial) -> None:
     assert got["payload"]["aps"]["alert"]["title"] == "Ward 3"
     assert got["payload"]["aps"]["badge"] == 2
     assert got["payload"]["content"]["body"] == "Rounds at nine"
+
+
+def test_send_names_the_request_and_explain_knows_it(trial: Trial) -> None:
+    environ = {"PUSHGATE_MANAGEMENT__LISTEN": f"127.0.0.1:{trial.management_port}"}
+    ran = trial.send("--text", "Rounds at ten", pushkey=f"{7:064x}")
+    step = re.search(
+        r"^  request (\S+)\n  -> what became of it, at the gateway: pushgate (explain \1) --config FILE$", ran.out, re.M
+    )
+    assert step is not None, ran.out
+    config = ["--config", trial.told["config_file"]]
+    told = until(
+        lambda: "accepted by the provider" in (told := pushgate(*step[2].split(), *config, **environ)).out and told
+    )
+    assert told.out.startswith(f"request {step[1]}\n")
+    machine = json.loads(trial.send("--json", app_id="org.example.unknown").out)
+    again = pushgate("explain", machine["request_id"], *config, **environ)
+    assert "no delivery came of it" in again.out
+
+
+@pytest.mark.parametrize("sent", ["a b", "x" * 129, "", "\N{BELL}"])
+def test_a_request_id_that_is_none_is_not_shown(
+    peer: Callable[..., Peer], capsys: pytest.CaptureFixture[str], sent: str
+) -> None:
+    port = peer(says("503 No", {}, f"X-Request-Id: {sent}")).port
+    ran = here(capsys, "--url", f"http://127.0.0.1:{port}/push/v1/", "--pushkey", PUSHKEY)
+    assert (ran.code, "request " in ran.err) == (1, False)
 
 
 def test_two_sends_are_two_notifications(trial: Trial) -> None:
@@ -359,7 +387,12 @@ def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ran:
         (says("413 No", {"error": "too large"}), 1, "refused: 413 too large", "a text that is too long"),
         (says("302 No", {}, "Location: /"), 1, "refused: 302", "is that a Push Gateway?"),
         (says("429 No", {}, "Retry-After: 7"), 1, "unavailable: the gateway cannot take it now (429)", "after 7 s"),
-        (says("503 No", {}), 1, "unavailable: the gateway cannot take it now (503)", "the gateway's log says why"),
+        (
+            says("503 No", {}, "X-Request-Id: complaint-7"),
+            1,
+            "unavailable: the gateway cannot take it now (503)",
+            "the gateway's log says why\n  request complaint-7",
+        ),
         (says("200 OK", {"hello": 1}), 1, "unclear: the gateway's answer cannot be read", "find out who answers"),
         (CLOSE, 1, "unavailable: the connection ended without an answer", "--url https://"),
         (HANG, 1, "unavailable: no answer within 0.3 s", "--timeout-s"),
@@ -381,7 +414,7 @@ def test_every_answer_is_said_in_words_with_a_next_step(
     assert PUSHKEY not in ran.out + ran.err
     machine = here(capsys, "--url", url, "--pushkey", PUSHKEY, "--timeout-s", "0.3", "--json")
     assert (machine.code, machine.err) == (code, "")
-    assert json.loads(machine.out).keys() == {"outcome", "said", "next_step"}
+    assert json.loads(machine.out).keys() == {"outcome", "said", "next_step", "request_id"}
 
 
 @pytest.mark.parametrize(

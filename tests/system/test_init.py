@@ -24,8 +24,6 @@ from tests.processes import free_port, pushgate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
-PUSHKEY = f"{7:064x}"
-
 
 def modes(folder: Path) -> dict[str, int]:
     """The mode of each file below a folder."""
@@ -46,7 +44,7 @@ async def shell(line: str, *, within_s: float = 20) -> str:
 
 
 async def test_what_it_prints_leads_to_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From nothing to a notification, with the commands that init prints: check-config, doctor, serve, send, curl."""
+    """From nothing to a notification and its end, with the commands that init prints."""
     folder, port = tmp_path / "gateway", free_port()
     monkeypatch.setenv("PUSHGATE_MANAGEMENT__LISTEN", f"127.0.0.1:{free_port()}")
     async with set_stage(tmp_path / "stage") as stage:
@@ -63,11 +61,10 @@ async def test_what_it_prints_leads_to_a_phone(tmp_path: Path, monkeypatch: pyte
         )
         code, out, err = await pushgate("init", str(folder), *flags)
         assert (code, err) == (0, "")
-        check, doctor, serve, send, curl = re.findall(r"^  ((?:pushgate|curl) .*)$", out, re.M)
+        check, doctor, serve, send, explain, phone, curl = re.findall(r"^  ((?:pushgate|curl) .*)$", out, re.M)
         await shell(check)
         told = json.loads(await shell(f"{doctor} --json"))
         assert {each["state"] for each in told["checks"]} == {"ok", "not checked"}, told
-        (tmp_path / "key.txt").write_text(PUSHKEY)
         serving = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", *shlex.split(serve)), stderr=asyncio.subprocess.PIPE
         )
@@ -75,15 +72,17 @@ async def test_what_it_prints_leads_to_a_phone(tmp_path: Path, monkeypatch: pyte
             assert serving.stderr is not None
             async with asyncio.timeout(20):
                 assert b'"serving"' in await serving.stderr.readline()
-            sent = await shell(send.replace("KEY_FILE", str(tmp_path / "key.txt")))
+            sent = await shell(send)
             assert sent.startswith("taken: ")
-            assert await shell(f"{curl} --silent".replace("PUSHKEY", f"{8:064x}")) == '{"rejected":[]}'
+            (request,) = re.findall(r"^  request (.*)$", sent, re.M)
+            assert await shell(f"{curl} --silent") == '{"rejected":[]}'
             async with asyncio.timeout(20):
-                while len(stage.apns.devices()) < 2:
+                while sum(map(len, stage.apns.devices().values())) < 2:
                     await asyncio.sleep(0.05)
-            nobody = await pushgate(
-                *shlex.split(re.sub(r" --(cert|key)-file \S+", "", send))[1:-2], "--pushkey", PUSHKEY
-            )
+                while "accepted by the provider" not in await shell(explain.replace("REQUEST", request)):
+                    await asyncio.sleep(0.05)
+            assert "Test notification from pushgate" in await shell(f"{phone} --silent")
+            nobody = await pushgate(*shlex.split(re.sub(r" --(cert|key)-file \S+", "", send))[1:])
             assert (nobody[0], "401" in nobody[2]) == (1, True), "without a certificate nobody gets in"
         finally:
             serving.terminate()

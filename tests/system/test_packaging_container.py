@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from msgspec import Struct
@@ -69,12 +70,13 @@ class Container(Struct, frozen=True):
     """Of the gateway, as this machine sees it."""
     process: asyncio.subprocess.Process
     log_file: Path
+    environ: Mapping[str, str]
 
     async def run(self, *command: str) -> tuple[int, str]:
         """Run a command in it, as its user: exit code, and all that it says."""
         inside = ("nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--root")
         process = await asyncio.create_subprocess_exec(
-            *(*inside, *as_the_user(environment_of_the_image()), *command), stdout=PIPE, stderr=subprocess.STDOUT
+            *(*inside, *as_the_user(self.environ), *command), stdout=PIPE, stderr=subprocess.STDOUT
         )
         async with asyncio.timeout(20):
             said, _ = await process.communicate()
@@ -210,7 +212,8 @@ async def running(
     """
     (image.etc / "pushgate").mkdir(exist_ok=True)
     arguments = [*json.loads(said("ENTRYPOINT")), *(command or json.loads(said("CMD")))]
-    inside = [*as_the_user({**environment_of_the_image(), **(environ or {})}), *arguments]
+    variables = {**environment_of_the_image(), **(environ or {})}
+    inside = [*as_the_user(variables), *arguments]
     steps = [LOOPBACK_UP] if network == "none" else []
     steps += [*_root(folder, image, spool, config), f"exec chroot . {shlex.join(inside)}"]
     joined = ["nsenter", f"--target={network}", "--net"] if network.isdigit() else []
@@ -221,7 +224,7 @@ async def running(
             *joined, *SEPARATED, *own, "bash", "-euc", "\n".join(steps), stdin=DEVNULL, stdout=log, stderr=log
         )
     try:
-        yield Container(await _started(process, log_file), process, log_file)
+        yield Container(await _started(process, log_file), process, log_file, variables)
     finally:
         # PID 1 there, and with it all that runs inside: to change the user has taken --kill-child from it
         for pid in (*_children(process), process.pid):
@@ -318,6 +321,55 @@ async def _takes_and_hands_over(stage: Stage, port: int) -> None:
                 await asyncio.sleep(0.05)
 
 
+def looks_of_the_page() -> list[list[str]]:
+    """What "Look after it" has run beside the gateway."""
+    page = (ROOT / "docs" / "how-to" / "run-in-a-container.md").read_text()
+    return [shlex.split(each) for each in re.findall(r"^docker .* exec gateway (pushgate .*)$", page, re.M)]
+
+
+async def test_what_the_page_asks_inside_is_answered_with_the_port_open_for_the_status_page(
+    image: Image, tmp_path: Path
+) -> None:
+    """By its volume, its mounted folder and the variables of compose.status.yaml, as `docker exec` has them too."""
+    (folder := tmp_path / "stage").mkdir()
+    spool, port, management_port = volume(tmp_path), free_port(), free_port()
+    status = yaml.safe_load((ROOT / "deploy" / "compose.status.yaml").read_text())["services"]["gateway"]
+    environ = {name: each.replace("8081", str(management_port)) for name, each in status["environment"].items()}
+    environ |= {"PUSHGATE_SPOOL__URL": f"sqlite:{said('VOLUME')}/spool.db"}
+    async with set_stage(folder, port=port, management_port=management_port) as stage:
+        (folder / environ["PUSHGATE_MANAGEMENT__TOKEN_FILE"]).write_text(f"{'7' * 64}\n")
+        config = owned(Path(shutil.copytree(folder, tmp_path / "config")))
+        async with running(image, tmp_path, spool=spool, config=config, environ=environ) as container:
+            health, doctor, explain, rejections = looks_of_the_page()
+            await container.until(*health, said="ready\n")
+            request = await _sent(stage, port)
+            explain[explain.index("complaint-7")] = request
+            async with asyncio.timeout(20):
+                while "accepted by the provider" not in (told := await container.run(*explain))[1]:
+                    assert told[0] == 0, told
+                    await asyncio.sleep(0.05)
+            code, told_by_doctor = await container.run(*doctor)
+            assert (code, "wrong " not in told_by_doctor) == (0, True), told_by_doctor
+            assert "takes notifications" in told_by_doctor
+            assert (await container.run(*rejections))[0] == 0
+            page = f"http://127.0.0.1:{management_port}/status.json"
+            async with httpx.AsyncClient(trust_env=False) as browser:
+                assert (await browser.get(page)).status_code == 401
+                assert (await browser.get(page, auth=("anybody", "7" * 64))).status_code == 200
+
+
+async def _sent(stage: Stage, port: int) -> str:
+    """The id of a request that was taken."""
+    async with PushGatewayClient(
+        f"https://localhost:{port}/push/v1/",
+        cert_file=str(stage.caller_cert_file),
+        key_file=str(stage.caller_key_file),
+        ca_file=str(stage.ca_file),
+    ) as client:
+        (request,) = (await client.notify_encrypted_batch([sealed(1)])).request_ids
+        return request
+
+
 async def test_the_trial_of_compose_does_what_the_page_says(image: Image, tmp_path: Path) -> None:
     """Its two services, their commands, checks and variables, one network between them, then the page's `send`."""
     services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
@@ -374,6 +426,7 @@ def test_nothing_that_builds_stays_in_the_image(image: Image) -> None:
     stays = {re.split(r"-\d", each.name)[0].lower().replace("_", "-") for each in packages.glob("*.dist-info")}
     (uninstalled,) = re.findall(r"uninstall --yes ([^&]+)", " ".join(each.rest for each in stages()[0]))
     assert {"pushgate", "uvicorn", "pydantic"} <= stays
+    assert {"opentelemetry-proto", "pyopenssl"} <= stays, "no pip is left to add what a setting needs"
     assert stays.isdisjoint(uninstalled.split())
     assert not (packages / "tests").exists()
     assert [*packages.glob("pushgate/__pycache__/cli.*.pyc")], "compiled, for nobody can write there later"

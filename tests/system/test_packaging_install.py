@@ -89,6 +89,18 @@ def test_the_sdist_builds_the_same_wheel(built: Distributions, tmp_path: Path) -
     assert again.name == built.wheel.name
 
 
+def test_the_lock_has_what_any_setting_may_need_and_names_no_host() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    of_settings = {
+        each for name, wanted in extras.items() if name not in ("dev", "docs", "neighbours") for each in wanted
+    }
+    assert len(of_settings) >= 2
+    pinned = {*re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.M)}
+    assert {re.split(r"[>=<]", each)[0] for each in of_settings} <= pinned
+    for lock in ROOT.glob("requirements*.lock"):
+        assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host", lock.read_text()), lock.name
+
+
 def test_it_runs_where_nothing_but_the_lock_is_installed(built: Distributions, tmp_path: Path) -> None:
     """In two steps, as the README has it; `pipx install` does the same without hashes."""
     venv.create(tmp_path / "venv", with_pip=True)

@@ -28,6 +28,7 @@ PAGES = {
     for name in ("run-in-a-container", "run-on-kubernetes", "run-with-systemd")
 }
 CHART = ROOT / "deploy" / "helm" / "pushgate"
+NOBODY = 65534
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
 KUBERNETES = PAGES["run-on-kubernetes"]
 
@@ -62,11 +63,25 @@ def test_every_file_of_the_checkout_is_there() -> None:
     assert {each for each in named if not (ROOT / each).exists()} == set()
 
 
+def asked_of_pushgate() -> Iterator[list[str]]:
+    """The arguments of every `pushgate` on the pages, however it is reached."""
+    for each in commands():
+        match each:
+            case ["docker", "compose", *words] if "run" in words:
+                yield words[words.index("gateway") + 1 :]
+            case ["docker", "compose", *words] if "exec" in words:
+                yield words[words.index("exec") + 3 :]
+            case ["docker", "exec", _, "pushgate", *words]:
+                yield words
+            case ["kubectl", *words] if "exec" in words:
+                yield words[words.index("pushgate", words.index("--")) + 1 :]
+            case ["runuser", *words]:
+                yield words[words.index("/opt/pushgate/bin/pushgate") + 1 :]
+
+
 def test_every_command_of_pushgate_is_one() -> None:
-    asked = [each[each.index("pushgate") + 1 :] for each in those_of("docker", "compose") if "pushgate" in each]
-    asked += [each[each.index("gateway") + 1 :] for each in those_of("docker", "compose") if "run" in each]
-    asked += [each[each.index("/opt/pushgate/bin/pushgate") + 1 :] for each in those_of("runuser")]
-    assert len(asked) == 3
+    asked = [*asked_of_pushgate()]
+    assert {each[0] for each in asked} >= {"send", "check-config", "health", "doctor", "explain", "rejections"}
     for arguments in asked:
         cli.app.parse_args(arguments, exit_on_error=False, print_error=False)
 
@@ -86,15 +101,40 @@ def test_every_service_of_compose_is_one() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user: for root alone")
-def test_the_secrets_are_laid_out_as_compose_wants_them(tmp_path: Path) -> None:
-    (block,) = (each for each in blocks(PAGES["run-in-a-container"], "sh") if "deploy/secrets" in each)
-    (tmp_path / "deploy").mkdir()
+def test_the_secrets_are_laid_out_as_compose_wants_them_by_somebody_who_is_not_root(tmp_path: Path) -> None:
+    """Docker's part, as root, is done by hand where the page has it; nothing else of the page is root's."""
+    tmp_path.chmod(0o755)  # for who is nobody
+    (checkout := tmp_path / "checkout").mkdir()
+    (checkout / "deploy").mkdir()
     for name in COMPOSE["secrets"]:
-        (tmp_path / name).write_text(name)
-    subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True, timeout=10)
-    for each in COMPOSE["secrets"].values():
-        found = (tmp_path / "deploy" / each["file"]).stat()
+        (checkout / name).write_text(name)
+    for each in (checkout, *checkout.rglob("*")):
+        os.chown(each, NOBODY, NOBODY)
+    page = blocks(PAGES["run-in-a-container"], "sh")
+    for line in "".join(each for each in page if "deploy/secrets" in each).replace("\\\n", " ").splitlines():
+        if line.startswith("docker run"):
+            _in_a_container_of_root(line, checkout)
+        elif not line.startswith("docker "):
+            as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "bash", "-euc", line]
+            subprocess.run(as_nobody, cwd=checkout, check=True, timeout=10)
+    secrets = checkout / "deploy" / "secrets"
+    assert {each.name for each in secrets.iterdir()} == {*COMPOSE["secrets"], "management.token"}
+    for found in (each.stat() for each in secrets.iterdir()):
         assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (10001, 10001, 0o400)
+    assert (secrets.stat().st_uid, secrets.stat().st_mode & 0o777) == (NOBODY, 0o700)
+    assert (secrets / "AuthKey.p8").read_text() == "AuthKey.p8"
+
+
+def _in_a_container_of_root(line: str, checkout: Path) -> None:
+    words = shlex.split(line.partition(" < ")[0])
+    assert words[words.index("--user") + 1] == "0"
+    source, _, target = words[words.index("--volume") + 1].partition(":")
+    assert (source, target) == ("$PWD/deploy/secrets", "/secrets")
+    assert words[words.index("--entrypoint") + 1 :][:3] == ["sh", "pushgate", "-c"]
+    script = words[-1].replace("/secrets", f"{checkout}/deploy/secrets")
+    given = checkout / line.partition(" < ")[2] if " < " in line else Path(os.devnull)
+    with given.open("rb") as content:
+        subprocess.run(["sh", "-euc", script], stdin=content, check=True, timeout=10)
 
 
 # --- Kubernetes

@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from pushgate.pace import OUTAGE_AFTER_FAILURES, SILENCE_S
 from pushgate.stage import APNS_APP_ID
-from tests.processes import free_port, pushgate, staged
+from tests.processes import free_port, pushgate, sealed, staged
 from tests.status_scenes import HOSTILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -83,6 +84,26 @@ async def test_the_page_of_a_calm_gateway_says_so(tmp_path: Path) -> None:
     assert 'role="status" aria-live="polite">Healthy' in dom
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize(
+    ("name", "pill", "words"),
+    [
+        ("silent", "One lane held up", ["No answer", "no answer", "8 attempts in a row have failed", "connect × 8"]),
+        ("outage", "One lane held up", ["Outage", "next try in", "pushgate doctor"]),
+        ("empty", "Nothing configured", ["No app is configured.", "pushgate init"]),
+    ],
+)
+async def test_the_page_of_a_gateway_that_is_held_up_is_not_green(
+    name: str, pill: str, words: list[str], tmp_path: Path
+) -> None:
+    async with scene(name) as url:
+        dom = await rendered(f"{url}?still", tmp_path)
+    assert re.search(r'<p id="state" class="pill" data-level="(\w+)">', dom)[1] == "warn"  # type: ignore[index]  # None fails
+    assert f"{pill}</span>" in dom
+    for each in words:
+        assert each in dom, each
+
+
 async def test_from_a_complaint_to_what_the_provider_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUSHGATE_MANAGEMENT__LISTEN", f"127.0.0.1:{free_port()}")
     alive, dead = f"{1:064x}", f"dead{2:060x}"
@@ -142,6 +163,82 @@ async def _explained(config: str, asked: str, *, ended: int) -> Any:
             deliveries = [each for request in told["requests"] for each in request["deliveries"]]
             if sum(any(one["event"] != "deferred" for one in each["attempts"]) for each in deliveries) == ended:
                 return told
+
+
+@asynccontextmanager
+async def relayed(port: int, *, to: int) -> AsyncIterator[None]:
+    """What listens at one port as if at another."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("localhost", to)
+        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
+
+    async with await asyncio.start_server(meet, "localhost", port):
+        yield
+
+
+async def test_one_notification_and_a_dead_provider_are_seen_long_before_an_hour_is_over(tmp_path: Path) -> None:
+    """Time runs 25 times as fast. In the end the provider comes back, and one answer is enough."""
+    async with staged(tmp_path, retry_scale=1 / 25) as run:
+        dead, (number, lane) = free_port(), (1, APNS_APP_ID)
+        config = run.stage.config_file
+        config.write_text(config.read_text().replace(f"localhost:{run.stage.apns.port}", f"localhost:{dead}"))
+        await run.start()
+        async with run.client() as client:
+            answer = await client.notify_encrypted_batch([sealed(number)])
+        assert [each.status for each in answer.results] == ["success"]
+        async with httpx.AsyncClient(base_url=run.management, trust_env=False) as http:
+
+            async def until(state: str, *, within_s: float) -> dict[str, Any]:
+                async with asyncio.timeout(within_s):
+                    while True:
+                        status = (await http.get("/status.json")).json()
+                        (found,) = (each for each in status["lanes"] if each["lane"] == lane)
+                        if found["state"] == state:
+                            return {**status, "lane": found}
+                        await asyncio.sleep(0.2)
+
+            told = await until("no answer", within_s=10)
+            (notice,) = told["notices"]
+            assert (notice["what"], notice["lane"], notice["urgent"]) == ("no answer", lane, False)
+            assert [reason for reason, _ in notice["reasons"]] == ["connect"]
+            assert told["lane"]["failures"] >= 3
+            metrics = await run.metrics()
+            assert metrics[f'pushgate_lane_alarm{{alarm="outage",lane="{lane}"}}'] == 0
+            assert metrics[f'pushgate_lane_failures_in_a_row{{lane="{lane}"}}'] >= 3
+            told = await until("outage", within_s=25)
+            assert told["lane"]["failures"] < OUTAGE_AFTER_FAILURES
+            assert told["lane"]["failing_s"] >= int(SILENCE_S / 25)
+            async with relayed(dead, to=run.stage.apns.port):
+                await until("ok", within_s=20)
+                await run.until({sealed(number).device.pushkey})
+                metrics = await run.metrics()
+                assert metrics[f'pushgate_lane_failing_seconds{{lane="{lane}"}}'] == 0
+                assert metrics[f'pushgate_lane_alarm{{alarm="outage",lane="{lane}"}}'] == 0
+                assert await run.end() == 0
+
+
+async def test_the_limits_of_the_spool_and_readiness_are_metrics_from_the_start_of_one_process_or_two(
+    tmp_path: Path,
+) -> None:
+    environ = {"PUSHGATE_SPOOL__MAX_WAITING": "1000", "PUSHGATE_SPOOL__MAX_MB": "64"}
+    for processes in ("1", "2"):
+        (folder := tmp_path / processes).mkdir()
+        async with staged(folder, environ={**environ, "PUSHGATE_API__PROCESSES": processes}) as run:
+            await run.start()
+            metrics = await run.metrics()
+            assert metrics["pushgate_spool_limit_waiting"] == 1000
+            assert metrics["pushgate_spool_limit_waiting_per_app"] == 500
+            assert metrics["pushgate_spool_limit_bytes"] == 64 << 20
+            assert metrics["pushgate_ready"] == ((await run.ready())[0] == 200) == 1
+            assert await run.end() == 0
 
 
 async def test_whoever_watches_is_let_go_when_the_gateway_stops(tmp_path: Path) -> None:

@@ -276,8 +276,9 @@ def test_the_page_has_what_the_supervisor_counts_and_nothing_else() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics-and-logs.md").read_text()
     _, _, rest = page.partition("## Metrics of several processes")
     written = re.findall(r"^\| `(pushgate_\w+)` \|", rest.partition("\n## ")[0], re.M)
-    counted = own_families(States(1, 2, 3, 4), {0: Restarts()}, refused=0, now=0)
-    assert written == [each.name for each in counted if each.name != "pushgate_configuration_refused"]
+    counted = own_families(States(1, 2, 3, 4), {0: Restarts()}, refused=0, is_ready=True, now=0)
+    also_of_one = ("pushgate_configuration_refused", "pushgate_ready")
+    assert written == [each.name for each in counted if each.name not in also_of_one]
     for state in States.__struct_fields__:
         assert f"`{state}`" in rest
 
@@ -286,7 +287,7 @@ def test_each_process_is_counted_by_what_it_does() -> None:
     dying = Restarts()
     for _ in range(5):
         dying.died(0)
-    counted = own_families(States(1, 0, 1, 2), {0: Restarts(), 1: dying}, refused=1, now=1)
+    counted = own_families(States(1, 0, 1, 2), {0: Restarts(), 1: dying}, refused=1, is_ready=False, now=1)
     samples = {(name, *labels): value for family in counted for name, labels, value in family.samples}
     assert samples == {
         ("pushgate_cells", ("state", "taking")): 1,
@@ -298,4 +299,5 @@ def test_each_process_is_counted_by_what_it_does() -> None:
         ("pushgate_cell_keeps_dying", ("cell", "0")): 0,
         ("pushgate_cell_keeps_dying", ("cell", "1")): 1,
         ("pushgate_configuration_refused",): 1,
+        ("pushgate_ready",): 0,
     }

@@ -176,7 +176,10 @@ def test_any_purpose_needs_its_package_and_an_authority(server_files: Path, monk
     monkeypatch.setattr(listen, "find_spec", lambda name: None)
     clients = f'[[clients]]\nname = "zeta"\nsha256 = "{PIN}"\n'
     (found,) = faults_in(server_files, ANY + clients)
-    assert (found.path, found.mend) == ("api.tls.client_purpose", "pip install 'pushgate[any-purpose]'")
+    assert (found.path, found.mend) == (
+        "api.tls.client_purpose",
+        "install it beside pushgate (pipx inject pushgate pyopenssl)",
+    )
     alone = ANY.replace('client_ca_file = "ca.pem"\n', "").replace('auth = "mtls"\n', "")
     first, *_ = faults_in(server_files, alone)
     assert (first.path, "does nothing without client_ca_file" in first.fault) == ("api.tls.client_purpose", True)

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushgate.connections import FILES_FOR_OTHERS, MOST, Connections, most_connections
+from pushgate.connections import FILES_FOR_OTHERS, LOOKED_AT, MOST, Connections, most_connections
 
 
 class Guests:
     """Those who came, and whom it was asked of to go."""
 
     def __init__(self, most: int) -> None:
-        self.connections = Connections(most)
+        self.resting: set[object] = set()
+        self.connections = Connections(most, rests=self.resting.__contains__)
         self.ended: list[int] = []
 
     def enter(self, who: int) -> bool:
@@ -57,6 +58,31 @@ def test_where_all_have_settled_nobody_is_let_in_until_one_leaves() -> None:
     assert not guests.enter(3)
     assert guests.enter(4)
     assert guests.ended == [3]
+
+
+def test_where_all_have_settled_one_that_rests_makes_way() -> None:
+    guests = Guests(3)
+    for who in range(3):
+        guests.enter(who)
+        guests.connections.settle(who)
+    assert not guests.connections.end_one_that_rests()
+    guests.resting |= {1, 2}
+    assert guests.connections.end_one_that_rests()
+    assert (guests.ended, len(guests.connections), guests.connections.is_full) == ([1], 2, False)
+    guests.connections.leave(1)  # says it when its socket is closed
+    guests.connections.settle(1)
+    assert len(guests.connections) == 2
+    assert not guests.enter(3)
+
+
+def test_it_is_not_looked_for_among_all_of_very_many_at_once() -> None:
+    guests = Guests(3 * LOOKED_AT)
+    for who in range(3 * LOOKED_AT):
+        guests.enter(who)
+        guests.connections.settle(who)
+    guests.resting.add(2 * LOOKED_AT)
+    assert [guests.connections.end_one_that_rests() for _ in range(3)] == [False, False, True]
+    assert guests.ended == [2 * LOOKED_AT]
 
 
 def test_who_was_asked_to_go_cannot_settle_any_more() -> None:

@@ -103,6 +103,22 @@ def test_each_file_that_the_configuration_names_is_a_secret() -> None:
     assert {str(Path(each["file"]).parent) + "/" for each in COMPOSE["secrets"].values()} == {*ignored}
 
 
+def test_the_file_for_the_status_page_opens_the_management_port_to_this_machine_with_a_token() -> None:
+    more = yaml.safe_load((DEPLOY / "compose.status.yaml").read_text())
+    assert [*more["services"]] == ["gateway"]
+    gateway, (name,) = more["services"]["gateway"], more["secrets"]
+    management = environment.overlay({}, gateway["environment"], Settings)
+    assert management.faults == []
+    port = gateway["environment"]["PUSHGATE_MANAGEMENT__LISTEN"].rpartition(":")[2]
+    assert gateway["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert gateway["environment"]["PUSHGATE_MANAGEMENT__TOKEN_FILE"] == name
+    (mounted,) = gateway["secrets"]
+    folder = Path(SERVICES["gateway"]["configs"][0]["target"]).parent
+    assert (mounted["source"], mounted["target"]) == (name, str(folder / name))
+    beside = {str(Path(each["file"]).parent) for each in COMPOSE["secrets"].values()}
+    assert {str(Path(more["secrets"][name]["file"]).parent)} == beside
+
+
 def test_the_configuration_lacks_nothing_but_those_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_dir", lambda path: path == Path(VOLUME))
     with pytest.raises(ConfigError) as caught:

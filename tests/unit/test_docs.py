@@ -29,6 +29,7 @@ def test_the_table_of_retries_is_that_of_the_code() -> None:
     assert f"up to {retry.JITTER:.0%}".replace("%", " %") in PATH_PAGE
     assert (retry.LAST_CHANCE_S, "a minute before its end" in PATH_PAGE) == (60, True)
     assert f"({pace.OUTAGE_AFTER_FAILURES} failures in a row" in PATH_PAGE
+    assert f"or {pace.SILENCE_AFTER_FAILURES} where the first was {pace.SILENCE_S / 60:.0f} minutes ago" in PATH_PAGE
 
 
 def test_the_unit_gives_a_stop_more_time_than_the_gateway_takes() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -74,16 +75,19 @@ def test_a_certificate_for_something_else_than_push_has_no_topic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "state", "who"),
+    ("mode", "own_group", "state", "who"),
     [
-        (0o100600, State.OK, "only its owner"),
-        (0o100400, State.OK, "only its owner"),
-        (0o100640, State.WARNING, "its group"),
-        (0o100604, State.WARNING, "everybody on this machine"),
+        (0o100600, False, State.OK, "only its owner can"),
+        (0o100400, True, State.OK, "only its owner can"),
+        (0o100640, False, State.WARNING, "its group"),
+        (0o100640, True, State.OK, "only its owner and this user's own group"),
+        (0o100660, True, State.WARNING, "its group"),
+        (0o100604, False, State.WARNING, "everybody on this machine"),
+        (0o100644, True, State.WARNING, "everybody on this machine"),
     ],
 )
-def test_who_may_read_a_secret(mode: int, state: State, who: str) -> None:
-    found = permissions.judge(Path("k.p8"), "x", mode)
+def test_who_may_read_a_secret(mode: int, own_group: bool, state: State, who: str) -> None:
+    found = permissions.judge(Path("k.p8"), "x", mode, own_group=own_group)
     assert (found.state, found.seen.startswith(who)) == (state, True)
 
 
@@ -329,6 +333,39 @@ async def test_what_the_management_port_says(
 ) -> None:
     found = await management_says(answer)
     assert (found.finding.state, found.is_gateway, seen in found.finding.seen) == (state, is_gateway, True)
+
+
+def cells(taking: int, not_taking: int, dead: int) -> httpx.Response:
+    counts = {"taking": taking, "not_taking": not_taking, "dead": dead, "left_over": 1}
+    lines = (f'pushgate_cells{{state="{state}"}} {count}.0' for state, count in counts.items())
+    return httpx.Response(200, text="\n".join(["# TYPE pushgate_cells gauge", *lines, "# EOF"]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "state", "seen"),
+    [
+        (cells(2, 0, 0), 2, State.OK, "2 take notifications"),
+        (cells(2, 0, 0), "auto", State.OK, "2 take notifications"),
+        (cells(1, 0, 1), 2, State.WARNING, "1 of 2 take notifications"),
+        (cells(1, 1, 0), "auto", State.WARNING, "1 of 2 take notifications"),
+        (cells(2, 0, 0), 4, State.WARNING, "2 run, and the configuration says 4"),
+        (httpx.Response(200, text="pushgate_up 1\n"), 2, State.WARNING, "1 run, and the configuration says 2"),
+        (httpx.Response(401), 2, State.NOT_CHECKED, "the metrics answer 401"),
+        (httpx.ReadTimeout("late"), 2, State.NOT_CHECKED, "the metrics do not answer"),
+    ],
+)
+async def test_the_processes_of_a_gateway_are_counted(
+    answer: httpx.Response | Exception, wanted: int | Literal["auto"], state: State, seen: str
+) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert (str(request.url), request.headers["authorization"]) == ("http://[::1]:8081/metrics", "Bearer token")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    transport = httpx.MockTransport(handle)
+    found = await management.processes("[::]:8081", wanted, token=b"token", transport=transport)
+    assert (found.check, found.about, found.state, found.seen) == (Check.GATEWAY, "api.processes", state, seen)
 
 
 @pytest.mark.parametrize("listen", ["", "127.0.0.1:0"])

@@ -46,7 +46,7 @@ def apps() -> Apps:
 @pytest.fixture
 def metrics(apps: Apps) -> Metrics:
     made = Metrics([LANE])
-    lane: Any = SimpleNamespace(name=LANE, standing=lambda: Standing(7, 16, 2.5, breaker_is_open=True))
+    lane: Any = SimpleNamespace(name=LANE, standing=lambda: Standing(7, 16, 2.5, True, 9, 80.0))
     stand_in: Any = apps
     gauges = Gauges(made, lanes={LANE: lane}, apps=stand_in, spool_file=Path("/nowhere/spool.db"))
     made.looks.append(gauges.look)
@@ -59,6 +59,8 @@ def test_each_look_shows_lanes_credentials_and_the_process(metrics: Metrics) -> 
     assert seen[f"pushgate_in_flight_limit {LANE}"] == 16
     assert seen[f"pushgate_lane_pause_seconds {LANE}"] == 2.5
     assert seen[f"pushgate_lane_breaker_open {LANE}"] == 1
+    assert seen[f"pushgate_lane_failures_in_a_row {LANE}"] == 9
+    assert seen[f"pushgate_lane_failing_seconds {LANE}"] == 80
     assert seen[f"pushgate_credential_end_timestamp_seconds certificate {LANE}"] == 1_900_000_000
     assert seen[f"pushgate_credential_end_timestamp_seconds token {LANE}"] == 0
     assert seen["pushgate_spool_bytes"] == 0, "a file that is not there"

@@ -55,3 +55,14 @@ async def test_a_full_spool_is_unready_and_still_tells_what_waits(monkeypatch: p
         assert f'pushgate_{line[0]}{{lane="{APP}"}} {line[1]}\n' in metrics.text().decode()
     health.stage = "draining"
     assert health.unready() == "draining"
+
+
+def test_readiness_is_a_metric_too() -> None:
+    metrics = Metrics([])
+    health = Health(metrics, clock=lambda: 0.0)
+    said = []
+    for stage in ("starting", None, "draining"):
+        health.stage = stage
+        health.look()
+        said.append(metrics.ready.value)
+    assert said == [0, 1, 0]

@@ -91,14 +91,48 @@ def test_what_cannot_be_used_is_told_with_its_mend(given: Answers, said: str) ->
     assert said in str(fault.value)
 
 
-def test_a_terminal_is_asked_for_what_no_flag_says() -> None:
-    terminal = Terminal("org.example.app", "y", str(KEY), "TEAM123456", "my-project", "", "y")
+def test_a_terminal_is_asked_for_what_no_flag_says(tmp_path: Path) -> None:
+    (key := tmp_path / KEY.name).touch()
+    terminal = Terminal("org.example.app", "y", str(key), "TEAM123456", "my-project", "", "y")
     plan = choose(NOWHERE, Answers(), ask=terminal)
     assert [*plan.apps] == ["org.example.app.apns", "my-project.app.firebase"]
     assert plan.apps["org.example.app.apns"]["environment"] == "sandbox"
     assert "credentials_file" not in plan.apps["my-project.app.firebase"]
     assert (plan.dev_ca, plan.listen, plan.callers) == (True, "127.0.0.1:8443", ("backend",))
     assert "ten letters and digits" in terminal.questions[3]
+
+
+def test_an_answer_that_cannot_be_used_is_asked_for_again(tmp_path: Path) -> None:
+    (key := tmp_path / "apple.p8").touch()
+    answers = ["org.example.app", "", str(KEY), str(key), "abc", "ABC1234567", "TEAM", "TEAM123456", "my-project"]
+    terminal = Terminal(*answers, "/nowhere/account.json", "", "n")
+    plan = choose(NOWHERE, Answers(), ask=terminal)
+    app = plan.apps["org.example.app.apns"]
+    assert (app["key_file"], app["key_id"], app["team_id"]) == (str(key), "ABC1234567", "TEAM123456")
+    again = [question.partition(". ")[0] for question in terminal.questions if ". " in question]
+    assert again == [
+        "There is no such file",
+        *["These are not ten capital letters and digits"] * 2,
+        "There is no such file",
+    ]
+
+
+def test_who_has_no_app_is_asked_for_emulators(tmp_path: Path) -> None:
+    (tmp_path / "pushgate.toml").write_text('[apps."a"]\nprovider = "fcm"\nca_file = "ca.pem"\n')
+    terminal = Terminal("", "", "/nowhere", str(tmp_path), "n")
+    plan = choose(NOWHERE, Answers(), ask=terminal)
+    assert plan.apps == {"a": {"provider": "fcm", "ca_file": str(tmp_path.resolve() / "ca.pem")}}
+    assert terminal.questions[3].startswith("No pushgate.toml is in it. For a trial without either")
+    with pytest.raises(Missing, match="no app is named"):
+        choose(NOWHERE, Answers(), ask=Terminal("", "", ""))
+
+
+@pytest.mark.parametrize(
+    ("listen", "hosts", "count"), [("0.0.0.0:8443", (), 1), ("0.0.0.0:8443", ("x",), 0), ("", (), 0)]
+)
+def test_a_certificate_that_others_cannot_use_is_noted(listen: str, hosts: tuple[str, ...], count: int) -> None:
+    plan = choose(NOWHERE, Answers(project_id="p", account=None, listen=listen, hosts=hosts, dev_ca=True), ask=None)
+    assert len([note for note in plan.notes if "--host NAME" in note]) == count
 
 
 def test_who_names_an_app_is_asked_for_no_other() -> None:

@@ -50,6 +50,24 @@ def test_connections_and_callers_are_counted_by_words_that_are_there_from_the_st
     assert made.text().decode() == text
 
 
+def test_how_a_lane_stands_and_what_the_spool_takes_is_there_at_zero_and_a_retired_lane_is_there_again() -> None:
+    made = Metrics(LANES)
+    names = ("lane_failures_in_a_row", "lane_failing_seconds", "lane_pause_seconds", "lane_breaker_open")
+    nothing = [f'pushgate_{name}{{lane="{LANES[0]}"}} 0.0' for name in names]
+    without_labels = ("spool_limit_bytes", "spool_limit_waiting", "spool_limit_waiting_per_app", "ready")
+    lines = made.text().decode().splitlines()
+    assert {*nothing, *(f"pushgate_{name} 0.0" for name in without_labels)} <= {*lines}
+    made.failures_in_a_row.child(LANES[0]).set(9)
+    made.failing_s.child(LANES[0]).set(99)
+    made.limit_spool(1000, share_of_app=0.25, mb=2)
+    text = made.text().decode()
+    assert nothing[0] not in text
+    for line in ("limit_waiting 1000.0", "limit_waiting_per_app 250.0", "limit_bytes 2097152.0"):
+        assert f"\npushgate_spool_{line}\n" in text
+    made.retire(LANES[0])
+    assert {*nothing} <= {*made.text().decode().splitlines()}
+
+
 def section(title: str) -> str:
     found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
     assert found is not None, title

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from pushgate.metrics import OTHER, Metrics
 from pushgate.metrics.exposition import accepts_openmetrics, number, text
-from pushgate.metrics.families import Family, Kind, Merge, decode, encode, summed
+from pushgate.metrics.families import Family, Kind, Merge, Sample, decode, encode, summed
 from pushgate.metrics.instruments import Spread
 
 PARSERS: dict[bool, Callable[[str], Iterable[Any]]] = {False: prometheus, True: open_metrics}
@@ -103,12 +103,15 @@ def test_several_processes_are_added_up_each_metric_its_own_way() -> None:
     assert summed([]) == []
 
 
+LARGEST = ("oldest_waiting_seconds", "lane_pause_seconds", "lane_failures_in_a_row", "lane_failing_seconds")
+
+
 def test_whatever_is_zero_or_one_and_whatever_ends_is_not_summed() -> None:
     families = lived().families()
     flags = {each.name for each in families if "1 while" in each.help or each.help == "Always 1."}
     assert flags
     for each in families:
-        if each.name in flags or each.name.endswith(("oldest_waiting_seconds", "lane_pause_seconds")):
+        if each.name in flags or each.name.endswith(LARGEST):
             assert each.merge is Merge.MAX, each.name
         elif each.name.endswith(("_timestamp_seconds", "_start_time_seconds")):
             assert each.merge is Merge.EARLIEST, each.name
@@ -145,7 +148,9 @@ def test_a_histogram_counts_each_bound_with_itself() -> None:
     spread = Spread((1.0, 2.0))
     for value in (0, 1, 1.5, 2, 99):
         spread.observe(value)
-    series = {(name, labels): value for name, labels, value in spread.samples("x", ())}
+    told: list[Sample] = []
+    spread.tell("x", (), told)
+    series = {(name, labels): value for name, labels, value in told}
     assert series == {
         ("x_bucket", (("le", "1.0"),)): 2,
         ("x_bucket", (("le", "2.0"),)): 4,

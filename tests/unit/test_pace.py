@@ -11,7 +11,18 @@ from msgspec import Struct
 
 from pushgate import pace, retry
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected, Undeliverable
-from pushgate.pace import OUTAGE_AFTER_FAILURES, OUTAGE_OVER_AFTER, QUOTA_QUIET_S, RISE_S, RISES, Pace, Paused, Resumed
+from pushgate.pace import (
+    OUTAGE_AFTER_FAILURES,
+    OUTAGE_OVER_AFTER,
+    QUOTA_QUIET_S,
+    RISE_S,
+    RISES,
+    SILENCE_AFTER_FAILURES,
+    SILENCE_S,
+    Pace,
+    Paused,
+    Resumed,
+)
 
 QUOTA = Deferred(Cause.QUOTA, "QUOTA_EXCEEDED")
 DOWN = Deferred(Cause.CONNECTION, "connect")
@@ -82,6 +93,70 @@ def test_one_proper_answer_between_them_is_none(proper: Outcome) -> None:
     for _ in range(5):
         assert [going.learn(DOWN, 0.0) for _ in range(OUTAGE_AFTER_FAILURES - 1)][-1] is None
         assert going.learn(proper, 0.0) is None
+
+
+def alone(going: Pace, *, policy: retry.Policy, cause: Cause, scale: float = 1.0) -> tuple[float, pace.Change]:
+    """One notification whose attempts all fail, until the lane pauses: when that is, and what is said."""
+    now, down = 0.0, Deferred(cause, "connect")
+    for attempt in range(1, 100):
+        if (change := going.learn(down, now)) is not None:
+            return now, change
+        now += policy[cause].wait_s(attempt) * scale
+    return now, None
+
+
+@pytest.mark.parametrize(
+    ("policy", "cause", "most_s"),
+    [
+        (retry.APNS, Cause.CONNECTION, 300),
+        (retry.FCM, Cause.CONNECTION, 300),
+        (retry.FCM, Cause.PROVIDER, 320),
+        (retry.APNS, Cause.PROVIDER, 900 + 1800),  # Apple wants 15 minutes between two attempts
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_few_failures_over_some_minutes_are_an_outage_where_little_is_sent(
+    policy: retry.Policy, cause: Cause, most_s: float, scale: float
+) -> None:
+    going = lane(scale=scale)
+    after_s, change = alone(going, policy=policy, cause=cause, scale=scale)
+    assert SILENCE_S * scale <= after_s <= most_s * scale
+    assert change == Paused(pace.OUTAGE, "connect", scale)
+    assert SILENCE_AFTER_FAILURES <= going.failures_in_a_row < OUTAGE_AFTER_FAILURES
+    assert going.failing_s(after_s) == after_s
+
+
+def test_a_reset_now_and_then_is_no_outage() -> None:
+    going, now = lane(), 0.0
+    for _ in range(50):
+        assert [going.learn(DOWN, now + second) for second in (0.0, 1.0, 3.0)] == [None] * 3
+        assert going.learn(Accepted(), now + 4) is None
+        assert (going.failures_in_a_row, going.failing_s(now + 5)) == (0, 0)
+        now += SILENCE_S * 2
+    assert going.learn(DOWN, now) is None
+    assert going.learn(DOWN, now + SILENCE_S * 2) is None, "two in ten minutes"
+    assert going.learn(Deferred(Cause.DEVICE, "x"), now + SILENCE_S * 3) is None, "and what is about one device"
+    assert going.failures_in_a_row == 2
+
+
+def test_another_word_of_the_provider_ends_the_row_of_failures() -> None:
+    going = lane()
+    for _ in range(2):
+        going.learn(DOWN, 0.0)
+    going.learn(CREDENTIALS, 1.0)
+    assert going.failures_in_a_row == 0
+    assert going.learn(DOWN, 31.0 + SILENCE_S) is None
+
+
+def test_an_outage_of_a_lane_that_sends_little_ends_with_the_first_proper_answer() -> None:
+    going = lane()
+    now, _ = alone(going, policy=retry.FCM, cause=Cause.CONNECTION)
+    assert pause_of(going.learn(DOWN, now + 1)) == 2
+    assert going.learn(Accepted(), now + 3) == Resumed(frozenset({"outage"}))
+    assert going.failures_in_a_row == 0
+    for _ in range(OUTAGE_AFTER_FAILURES):
+        going.learn(DOWN, now + 4)
+    assert going.learn(Accepted(), now + 5) is None, "where there were many, one success says little"
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,8 @@ def test_without_its_package_it_is_a_fault_that_says_how_to_mend_it(
     monkeypatch.setattr(tracing_table, "find_spec", lambda name: None)
     (found,) = faults(tmp_path, 'endpoint = "https://collector.example.org:4318/v1/traces"')
     assert found.fault == "traces need opentelemetry-proto, which is not installed"
-    assert found.mend == "pip install 'pushgate[otel]', or leave it empty"
+    mend = "install it beside pushgate (pipx inject pushgate opentelemetry-proto), or leave endpoint empty"
+    assert found.mend == mend
 
 
 @pytest.mark.parametrize("line", ["geheim", "a b: geheim", "Host: geheim", "Content-Type: geheim", "a: gehe\tim", "a:"])

@@ -23,7 +23,9 @@ class States(Struct, frozen=True):
     """They only send what waits in a file of before."""
 
 
-def own_families(states: States, restarts: Mapping[int, Restarts], *, refused: float, now: float) -> Sequence[Family]:
+def own_families(
+    states: States, restarts: Mapping[int, Restarts], *, refused: float, is_ready: bool, now: float
+) -> Sequence[Family]:
     """As metrics."""
     deaths = [_of_cell("pushgate_cell_deaths_total", cell, each.count) for cell, each in sorted(restarts.items())]
     dying = [
@@ -32,11 +34,13 @@ def own_families(states: States, restarts: Mapping[int, Restarts], *, refused: f
     counted = [("pushgate_cells", (("state", state),), float(count)) for state, count in asdict(states).items()]
     at_fault = "1 while the configuration on disk has faults and the one before it goes on."
     refusal = [("pushgate_configuration_refused", (), refused)]
+    ready = [("pushgate_ready", (), float(is_ready))]
     return [
         Family("pushgate_cells", Kind.GAUGE, "Processes, by what they do.", counted),
         Family("pushgate_cell_deaths_total", Kind.COUNTER, "How often a process has died.", deaths),
         Family("pushgate_cell_keeps_dying", Kind.GAUGE, "1 while a process dies again and again.", dying, Merge.MAX),
         Family("pushgate_configuration_refused", Kind.GAUGE, at_fault, refusal, Merge.MAX),
+        Family("pushgate_ready", Kind.GAUGE, "1 while notifications are taken.", ready, Merge.MAX),
     ]
 
 

@@ -239,7 +239,9 @@ class Supervisor:
             address=address,
             token=self._settings.management.token(),
         )
-        return console, Listener(console, address=address, most=MANAGEMENT_CONNECTIONS) if address else None
+        if not address:
+            return console, None
+        return console, Listener(console, address=address, most=MANAGEMENT_CONNECTIONS, idle_make_way=True)
 
     def _unready(self) -> str | None:
         """Why no cell takes notifications; None while one does: connections go to those that listen."""
@@ -266,7 +268,8 @@ class Supervisor:
             taking, len(cells) - taking, dead=self._cells - len(cells), left_over=len(self._children) - len(cells)
         )
         now = asyncio.get_running_loop().time()
-        return own_families(states, self._restarts, refused=self._refused.value, now=now)
+        is_ready = self._unready() is None
+        return own_families(states, self._restarts, refused=self._refused.value, is_ready=is_ready, now=now)
 
     # --- a changed configuration
 

@@ -20,6 +20,7 @@ from pushgate.client.results import ItemResult, ItemStatus, NotifyResult
 
 _T = TypeVar("_T")
 _SECONDS = re.compile(r"[0-9]{1,9}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Fault(Struct, frozen=True):
@@ -66,6 +67,11 @@ def read_fault(body: bytes) -> Fault:
         return Fault()
     error, details = fields.get("error"), fields.get("details")
     return Fault(error=error if isinstance(error, str) else "", details=details if isinstance(details, dict) else {})
+
+
+def read_request_id(value: str | None) -> str:
+    """An X-Request-Id that can be shown and asked for; empty where there is none."""
+    return value if value and _REQUEST_ID.fullmatch(value) else ""
 
 
 def read_retry_after(value: str | None, now: float) -> float | None:

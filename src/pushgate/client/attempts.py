@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 from msgspec import Struct
 
-from pushgate.client.answers import read_fault, read_retry_after
+from pushgate.client.answers import read_fault, read_request_id, read_retry_after
 from pushgate.client.errors import (
     AnswerUnusable,
     GatewayRefused,
@@ -48,6 +48,14 @@ class Retries(Struct, frozen=True, kw_only=True):
         return wait * (1.0 + self.jitter * chance)
 
 
+class Answer(Struct, frozen=True):
+    """A 2xx."""
+
+    body: bytes
+    request_id: str
+    """See `read_request_id`."""
+
+
 class Attempts:
     """Posts to one gateway. Whoever made the HTTP client closes it."""
 
@@ -68,8 +76,8 @@ class Attempts:
         self._sleep = sleep
         self._rng = rng
 
-    async def post(self, path: str, body: bytes) -> bytes:
-        """The body of the 2xx answer.
+    async def post(self, path: str, body: bytes) -> Answer:
+        """The 2xx answer.
 
         Raises GatewayRefused, GatewayUntrusted, GatewayUnavailable, AnswerUnusable.
         """
@@ -77,7 +85,7 @@ class Attempts:
         while True:
             attempts += 1
             answer = await self._attempt(path, body)
-            if isinstance(answer, bytes):
+            if isinstance(answer, Answer):
                 return answer
             delay_s = self._retries.delay_s(retry=attempts, retry_after_s=answer.retry_after_s, chance=self._rng())
             if delay_s is None:
@@ -86,10 +94,11 @@ class Attempts:
                     attempts=attempts,
                     status=answer.status,
                     retry_after_s=answer.retry_after_s,
+                    request_id=answer.request_id,
                 ) from answer.cause
             await self._sleep(delay_s)
 
-    async def _attempt(self, path: str, body: bytes) -> bytes | _NotNow:
+    async def _attempt(self, path: str, body: bytes) -> Answer | _NotNow:
         outer = sys.exception()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -104,15 +113,16 @@ class Attempts:
             raise AnswerUnusable("the gateway's answer cannot be read as the API's") from error
         return self._judge(answer)
 
-    def _judge(self, answer: httpx.Response) -> bytes | _NotNow:
-        status = answer.status_code
+    def _judge(self, answer: httpx.Response) -> Answer | _NotNow:
+        status, request_id = answer.status_code, read_request_id(answer.headers.get("x-request-id"))
         if 200 <= status < 300:
-            return answer.content
+            return Answer(answer.content, request_id)
         fault = read_fault(answer.content)
         if status == 429 or status >= 500:
             retry_after_s = read_retry_after(answer.headers.get("retry-after"), self._clock())
-            return _NotNow(said(status, fault.error), status=status, retry_after_s=retry_after_s)
-        raise GatewayRefused(status, fault.error, fault.details)
+            reason = said(status, fault.error)
+            return _NotNow(reason, status=status, retry_after_s=retry_after_s, request_id=request_id)
+        raise GatewayRefused(status, fault.error, fault.details, request_id=request_id)
 
 
 # Words in OpenSSL's reasons, such as TLSV13_ALERT_CERTIFICATE_REQUIRED and CERTIFICATE_VERIFY_FAILED.
@@ -127,6 +137,7 @@ class _NotNow(Struct, frozen=True):
     status: int | None = None
     retry_after_s: float | None = None
     cause: Exception | None = None
+    request_id: str = ""
 
 
 def _tls_verdict(error: Exception, *, outer: BaseException | None) -> str:

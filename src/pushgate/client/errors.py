@@ -63,8 +63,10 @@ class RequestUnusable(ClientError):  # noqa: N818 - what happened to the request
 class GatewayError(ClientError):
     """The gateway did not do what was asked, or nobody knows whether it did."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, request_id: str = "") -> None:
         super().__init__(message)
+        self.request_id = request_id
+        """The X-Request-Id of the answer; empty where there was none."""
         self.results: tuple[ItemResult, ...] = ()
         """What earlier requests of the same call had brought, in the order submitted. Those items are done."""
 
@@ -72,8 +74,8 @@ class GatewayError(ClientError):
 class GatewayRefused(GatewayError):  # noqa: N818 - what the gateway did
     """The gateway answered 3xx or 4xx. The same request would be answered the same."""
 
-    def __init__(self, status: int, error: str, details: Mapping[str, Any]) -> None:
-        super().__init__(f"the gateway answered {said(status, error)}")
+    def __init__(self, status: int, error: str, details: Mapping[str, Any], *, request_id: str = "") -> None:
+        super().__init__(f"the gateway answered {said(status, error)}", request_id=request_id)
         self.status = status
         self.error = error
         """The gateway's own words; empty where it had none."""
@@ -88,8 +90,10 @@ class GatewayUntrusted(GatewayError):  # noqa: N818 - a state, not a mistake
 class GatewayUnavailable(GatewayError):  # noqa: N818 - a state, not a mistake
     """The gateway could not be reached or was overloaded, and the retries are used up."""
 
-    def __init__(self, reason: str, *, attempts: int, status: int | None, retry_after_s: float | None) -> None:
-        super().__init__(f"the gateway is unavailable after {attempts} attempts: {reason}")
+    def __init__(
+        self, reason: str, *, attempts: int, status: int | None, retry_after_s: float | None, request_id: str = ""
+    ) -> None:
+        super().__init__(f"the gateway is unavailable after {attempts} attempts: {reason}", request_id=request_id)
         self.attempts = attempts
         self.status = status
         """Of the last answer; None when there was none."""

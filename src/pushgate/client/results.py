@@ -50,6 +50,8 @@ class BatchResult(Struct, frozen=True):
 
     results: tuple[ItemResult, ...]
     """One for each notification, in the order submitted."""
+    request_ids: tuple[str, ...] = ()
+    """The X-Request-Id of each answer that had one: by it the gateway knows what became of the deliveries."""
 
     @property
     def summary(self) -> Summary:
@@ -79,6 +81,8 @@ class NotifyResult(Struct, frozen=True):
 
     rejected: tuple[str, ...]
     """Pushkeys of the notification that are dead: delete their registrations, now."""
+    request_id: str = ""
+    """The X-Request-Id of the answer; empty where it had none."""
 
     @property
     def dead_pushkeys(self) -> tuple[str, ...]:

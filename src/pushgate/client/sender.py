@@ -15,6 +15,7 @@ from typing import Any, Generic, Self, TypeVar, assert_never
 import httpx
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pushgate import __version__
 from pushgate.client.answers import read_batch, read_notify
@@ -110,7 +111,8 @@ class PushGatewayClient:
     async def notify(self, notification: PlainNotification) -> NotifyResult:
         """Send one plain notification to all of its devices."""
         body = b'{"notification":' + _encoded(notification) + b"}"
-        return read_notify(await self._attempts.post("notify", body), _pushkeys(notification))
+        answer = await self._attempts.post("notify", body)
+        return replace(read_notify(answer.body, _pushkeys(notification)), request_id=answer.request_id)
 
     async def notify_batch(self, notifications: Sequence[PlainNotification | Item[PlainNotification]]) -> BatchResult:
         """Send plain notifications, any number of them: as many requests are made as the API's limits ask for."""
@@ -126,15 +128,17 @@ class PushGatewayClient:
         parts = [_Part.of(notification) for notification in notifications]
         _check_ids(parts)
         results: list[ItemResult] = []
+        request_ids: list[str] = []
         for request in _requests(parts):
             body = _OPENING + b",".join(part.body for part in request) + _CLOSING
             try:
                 answer = await self._attempts.post(path, body)
-                results += read_batch(answer, {part.id: part.pushkeys for part in request})
+                request_ids.append(answer.request_id)
+                results += read_batch(answer.body, {part.id: part.pushkeys for part in request})
             except GatewayError as error:
                 error.results = tuple(results)
                 raise
-        return BatchResult(tuple(results))
+        return BatchResult(tuple(results), tuple(filter(None, request_ids)))
 
     async def close(self) -> None:
         """Let go of the connections. May be called twice."""

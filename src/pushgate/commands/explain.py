@@ -29,6 +29,9 @@ _ENDS = {
     Event.UNDELIVERABLE: "the provider will never take it",
     Event.EXPIRED: "its time was up",
 }
+_WAITS = "waits: not tried yet"
+_ELSEWHERE = "not tried by this gateway: ask the others about this delivery"
+"""Where another may send what this one has taken."""
 
 
 @explained
@@ -47,7 +50,8 @@ def explain(
     `X-Request-Id`, the caller's own or one of ours. It leads to the deliveries of the request, their lanes, and each
     attempt with the provider's word. There are ids, times and reasons, and nothing of the notification. The gateway
     keeps this in memory, of the last `management.journal` deliveries, until it stops. Exits 1 when it knows nothing
-    of the id.
+    of the id. Several gateways do not know of each other: ask each, on a spool that they share first for the request,
+    then for its deliveries.
 
     `pushgate explain --config pushgate.toml 9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d`
     """
@@ -61,7 +65,8 @@ def explain(
     if json:
         print(msgspec.json.encode(found).decode())
     else:
-        print("\n".join(_lines(found)))
+        for line in _lines(found, untried=_ELSEWHERE if settings.spool.is_shared else _WAITS):
+            print(line)
     if found.requests or found.deliveries:
         return cli.DONE
     print(_unknown(found), file=sys.stderr)
@@ -88,14 +93,14 @@ async def _ask(settings: Settings, asked: str) -> Explained:
         raise Obstacle(str(fault), mend=mend, code=cli.FAILED) from fault
 
 
-def _lines(found: Explained) -> Iterator[str]:
+def _lines(found: Explained, *, untried: str) -> Iterator[str]:
     for request in found.requests:
-        yield from _of_request(request)
+        yield from _of_request(request, untried=untried)
     for delivery in found.deliveries:
         yield from _of_delivery(delivery, status="unknown: its request is not in the journal any more")
 
 
-def _of_request(request: RequestTold) -> Iterator[str]:
+def _of_request(request: RequestTold, *, untried: str) -> Iterator[str]:
     yield f"request {request.request_id}"
     yield f"  {_time(request.at)}  answered {request.status} to {_printable(request.caller)}"
     total = len(request.deliveries) + request.more
@@ -103,9 +108,9 @@ def _of_request(request: RequestTold) -> Iterator[str]:
         yield "  no delivery came of it"
     if request.repeats:
         yield f"  {request.repeats} of {total} deliveries left out: repeats of what was sent before"
-    waits = "left out as a repeat" if request.repeats >= total else "waits: not tried yet"
+    waits = "left out as a repeat" if request.repeats >= total else untried
     if 0 < request.repeats < total:
-        waits = "waits, or was left out as a repeat"
+        waits = f"{untried}, or left out as a repeat"
     for delivery in request.deliveries:
         yield from _of_delivery(delivery, status=waits)
     if request.more:
@@ -126,7 +131,7 @@ def _unknown(found: Explained) -> str:
         return "nothing is known: the journal of this gateway is off\n  -> set management.journal"
     return (
         f"nothing is known of this id: the journal holds the last {found.most} deliveries, from {_time(found.since)} on"
-        "\n  -> is it older, or of another gateway?"
+        "\n  -> is it older, or of another gateway? Each knows its own only: ask the others"
     )
 
 

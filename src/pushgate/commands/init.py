@@ -21,6 +21,8 @@ from pushgate.setup.authority import FOLDER
 from pushgate.setup.found import Unusable
 from pushgate.setup.writing import in_the_way
 
+DEMO_PUSHKEY = f"{0xA1:064x}"
+"""Of a phone at the emulators."""
 _Text = str | None
 _Several = tuple[str, ...] | None
 
@@ -121,7 +123,12 @@ def _made(folder: Path, given: Answers, ask: Asker | None, *, is_forced: bool) -
         return plan, write(folder, plan, now=datetime.now(UTC))
     except Missing as missing:
         lines = "\n".join(f"  {each}" for each in missing.flags)
-        raise Obstacle(f"missing:\n{lines}", mend="give them, or run this on a terminal to be asked") from missing
+        mend = (
+            "give them, or run this on a terminal to be asked"
+            if ask is None
+            else "run it again and answer, or give them; for a trial first: pushgate emulate --folder FOLDER"
+        )
+        raise Obstacle(f"missing:\n{lines}", mend=mend) from missing
     except Unusable as fault:
         told, _, mend = str(fault).partition(" -> ")
         raise Obstacle(told, mend=mend or "correct it") from fault
@@ -179,10 +186,18 @@ def _tell(plan: Plan, written: Written) -> None:
     print("\nNext:")
     for command in ("check-config", "doctor", "serve"):
         print(f"  pushgate {command} --config {config}")
-    app_id = next(iter(plan.apps))
-    print("\nThen, while it serves, one test notification (KEY_FILE holds a phone's pushkey):")
-    print(f"  pushgate send {_way(plan, written, curl=False)} --app-id {shlex.quote(app_id)} --pushkey-file KEY_FILE")
-    devices = [{"app_id": app_id, "pushkey": "PUSHKEY"}]
+    app_id, app = next(iter(plan.apps.items()))
+    is_demo = "endpoint" in app
+    told = "the emulators take any pushkey" if is_demo else "KEY_FILE holds a phone's pushkey"
+    pushkey = f"--pushkey {DEMO_PUSHKEY}" if is_demo else "--pushkey-file KEY_FILE"
+    print(f"\nThen, while it serves, one test notification ({told}):")
+    print(f"  pushgate send {_way(plan, written, curl=False)} --app-id {shlex.quote(app_id)} {pushkey}")
+    print("\nWhat became of it (send prints the REQUEST id):")
+    print(f"  pushgate explain REQUEST --config {config}")
+    if is_demo:
+        trust = shlex.quote(str(app["ca_file"]))
+        print(f"\nWhat the phone got:\n  curl --cacert {trust} {app['endpoint']}/devices/{DEMO_PUSHKEY}")
+    devices = [{"app_id": app_id, "pushkey": DEMO_PUSHKEY if is_demo else "PUSHKEY"}]
     body = shlex.quote(json.dumps({"notification": {"prio": "high", "counts": {"unread": 1}, "devices": devices}}))
     print("\nThe same by hand:")
     print(f"  curl {_way(plan, written, curl=True)}notify -H 'Content-Type: application/json' -d {body}")

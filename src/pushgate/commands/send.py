@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json as json_text
-import os
 import re
 import socket
 import ssl
 import sys
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar, assert_never
 
 import msgspec
-from cyclopts import Group, Parameter, validators
+from cyclopts import Group, Parameter
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pushgate import cli
 from pushgate.client import (
     ClientConfigError,
-    Counts,
     Device,
     EncryptedNotification,
     GatewayError,
@@ -32,78 +29,20 @@ from pushgate.client import (
     GatewayUntrusted,
     ItemResult,
     ItemStatus,
-    MessageError,
     PlainNotification,
-    Prio,
     PushGatewayClient,
     RequestUnusable,
     Retries,
-    seal,
 )
-from pushgate.commands.keys import Obstacle, current, explained, read_keychain
+from pushgate.commands.keys import Obstacle, explained
+from pushgate.commands.notice import Gateway, Notice, Phone, notification_of, pushkey_of
 
-PUSHKEY_VARIABLE = "PUSHGATE_PUSHKEY"
-TEST_TEXT = "Test notification from pushgate"
-MAX_UNREAD = 2**31 - 1
 MAX_WORDS_CHARS = 500
 """Of a gateway's own words that are shown."""
 
 _FLAGS = {"base_url": "--url", "ca_file": "--ca-file", "cert_file": "--cert-file", "key_file": "--key-file"}
 """The client's options by the names they have here."""
-_Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 _E = TypeVar("_E", bound=BaseException)
-
-
-@Parameter(name="*", group=Group.create_ordered("Gateway"))
-@dataclass(frozen=True, kw_only=True)
-class Gateway:
-    """Where to send to, and who says so."""
-
-    url: Annotated[
-        str,
-        Parameter(help="Its address. It ends in /push/v1/."),
-    ] = "http://127.0.0.1:8080/push/v1/"
-    cert_file: Annotated[Path | None, Parameter(help="The certificate it knows you by (PEM).")] = None
-    key_file: Annotated[Path | None, Parameter(help="Its key (PEM), where that is another file.")] = None
-    ca_file: Annotated[
-        Path | None, Parameter(help="Whom to trust as a gateway (PEM). Default: whom this system trusts.")
-    ] = None
-    timeout_s: Annotated[
-        float, Parameter(help="How long to wait for the answer.", validator=validators.Number(gt=0))
-    ] = 10
-
-
-@Parameter(name="*", group=Group.create_ordered("Phone"))
-@dataclass(frozen=True, kw_only=True)
-class Phone:
-    """Whom to wake."""
-
-    app_id: Annotated[str, Parameter(help="The app, as the gateway's configuration calls it in [apps].")]
-    pushkey_file: Annotated[Path | None, Parameter(help="A file with the pushkey in it.")] = None
-    pushkey: Annotated[
-        str | None,
-        Parameter(help="The pushkey itself; others see it in the process list. Default: PUSHGATE_PUSHKEY."),
-    ] = field(default=None, repr=False)
-
-
-@Parameter(name="*", group=Group.create_ordered("Notification"))
-@dataclass(frozen=True, kw_only=True)
-class Notice:
-    """What to say. None: not said, so that contradictions can be told."""
-
-    text: Annotated[
-        str | None, Parameter(help=f"The message: `content` when plain, sealed otherwise. Default: {TEST_TEXT}.")
-    ] = None
-    title: Annotated[str | None, Parameter(help="A plain one's title: `room_name`.")] = None
-    unread: Annotated[
-        int | None, Parameter(help="The number on the app's badge.", validator=validators.Number(gte=0, lte=MAX_UNREAD))
-    ] = None
-    badge_only: Annotated[_Flag, Parameter(help="Nothing but the number. Needs --unread.")] = False
-    low: Annotated[_Flag, Parameter(help="Low priority: the phone may take its time.")] = False
-    sealed: Annotated[_Flag, Parameter(help="Seal the text, so that only the phone can read it.")] = False
-    keychain: Annotated[
-        Path | None, Parameter(help="The key chain to seal with: a file that `pushgate keys new` made.")
-    ] = None
 
 
 class Outcome(StrEnum):
@@ -131,6 +70,8 @@ class Report(Struct, frozen=True, kw_only=True):
     outcome: Outcome
     said: str
     next_step: str
+    request_id: str = ""
+    """The X-Request-Id of the answer: what the gateway's `explain` asks for."""
 
 
 _DEFAULT_GATEWAY, _DEFAULT_NOTICE = Gateway(), Notice()
@@ -143,7 +84,9 @@ def send(
     gateway: Gateway = _DEFAULT_GATEWAY,
     phone: Phone,
     notice: Notice = _DEFAULT_NOTICE,
-    json: Annotated[_Flag, Parameter(help="Answer as one line of JSON.", group=_ANSWER)] = False,
+    json: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Answer as one line of JSON.", group=_ANSWER)
+    ] = False,
 ) -> int:
     """Send one test notification to a running gateway and say what it answered.
 
@@ -154,85 +97,24 @@ def send(
     A gateway with default settings: `pushgate send --app-id org.example.health.apns --pushkey-file key.txt`.
     One that asks for certificates: add --url, --ca-file, --cert-file and --key-file.
     """
-    pushkey = _pushkey(phone)
-    notification = _notification(notice, Device(phone.app_id, pushkey))
+    pushkey = pushkey_of(phone)
+    notification = notification_of(notice, Device(phone.app_id, pushkey))
     try:
-        report = _judge(asyncio.run(_post(gateway, notification)), pushkey=pushkey)
+        result, request_id = asyncio.run(_post(gateway, notification))
+        report = replace(_judge(result, pushkey=pushkey), request_id=request_id)
     except ClientConfigError as error:
         raise Obstacle(f"cannot send: {_as_flags(str(error))}", mend="see pushgate send --help") from error
     except RequestUnusable as error:
         raise Obstacle(f"cannot send: {error}", mend="give --text, --title and --app-id in UTF-8") from error
     except GatewayError as error:
         report = _explain(error, gateway=gateway, sealed=notice.sealed, pushkey=pushkey)
+        report = replace(report, request_id=error.request_id)
     _print(report, json=json)
     return cli.DONE if report.outcome is Outcome.TAKEN else cli.FAILED
 
 
-# --- what is sent ------------------------------------------------------------------------------------------------
-
-
-def _pushkey(phone: Phone) -> str:
-    """From the flag, the file or the environment. Raises `Obstacle`."""
-    if phone.pushkey is not None and phone.pushkey_file is not None:
-        raise Obstacle("--pushkey and --pushkey-file contradict each other", mend="give one of them")
-    if phone.pushkey_file is not None:
-        try:
-            pushkey = phone.pushkey_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            fault = f"cannot read {phone.pushkey_file}: {reason}"
-            raise Obstacle(fault, mend="give a text file with the pushkey in it") from None
-    else:
-        pushkey = os.environ.get(PUSHKEY_VARIABLE, "") if phone.pushkey is None else phone.pushkey
-    if not pushkey:
-        mend = f"put it in a file and give --pushkey-file, or set {PUSHKEY_VARIABLE}"
-        raise Obstacle("there is no pushkey", mend=mend)
-    return pushkey
-
-
-def _notification(notice: Notice, device: Device) -> PlainNotification | EncryptedNotification:
-    """What the options ask for. Raises `Obstacle`."""
-    _check(notice)
-    text = TEST_TEXT if notice.text is None else notice.text
-    prio = Prio.LOW if notice.low else Prio.HIGH
-    counts = None if notice.unread is None else Counts(unread=notice.unread)
-    if notice.keychain is not None:
-        chain = current(read_keychain(notice.keychain), keychain=notice.keychain)
-        try:
-            return seal(text, key=chain.newest).for_device(device, prio=prio, counts=counts)
-        except MessageError as error:
-            raise Obstacle(f"--text: {error}", mend="give a shorter one, in UTF-8") from error
-    if notice.badge_only:
-        return PlainNotification(devices=(device,), counts=counts, prio=prio)
-    return PlainNotification(
-        devices=(device,),
-        event_id=f"$test-{uuid.uuid4()}",
-        room_id="!test:pushgate.invalid",
-        type="m.room.message",
-        room_name=notice.title,
-        content={"msgtype": "m.text", "body": text},
-        counts=counts,
-        prio=prio,
-    )
-
-
-def _check(notice: Notice) -> None:
-    """Raises `Obstacle` where the options contradict each other: nothing may go out in another way than meant."""
-    has_words = notice.text is not None or notice.title is not None
-    for is_wrong, fault, mend in (
-        (notice.sealed and notice.keychain is None, "--sealed needs --keychain", "pushgate keys new --out FILE"),
-        (notice.keychain is not None and not notice.sealed, "--keychain without --sealed", "say --sealed too"),
-        (notice.sealed and notice.badge_only, "a badge is not sealed", "leave out --badge-only or --sealed"),
-        (notice.sealed and notice.title is not None, "a sealed one has no title", "put it in --text"),
-        (notice.badge_only and notice.unread is None, "--badge-only needs a number", "say --unread 3"),
-        (notice.badge_only and has_words, "--badge-only shows no text", "leave out --text and --title"),
-    ):
-        if is_wrong:
-            raise Obstacle(fault, mend=mend)
-
-
-async def _post(gateway: Gateway, notification: PlainNotification | EncryptedNotification) -> ItemResult:
-    """One attempt, as a batch of one: that tells more than `/notify` does."""
+async def _post(gateway: Gateway, notification: PlainNotification | EncryptedNotification) -> tuple[ItemResult, str]:
+    """One attempt, as a batch of one: that tells more than `/notify` does. The answer, and its request id."""
     async with PushGatewayClient(
         gateway.url,
         cert_file=_named(gateway.cert_file),
@@ -248,7 +130,7 @@ async def _post(gateway: Gateway, notification: PlainNotification | EncryptedNot
                 answer = await client.notify_encrypted_batch([notification])
             case never:
                 assert_never(never)
-    return answer.results[0]
+    return answer.results[0], "".join(answer.request_ids)
 
 
 def _named(file: Path | None) -> str | None:
@@ -389,3 +271,7 @@ def _print(report: Report, *, json: bool) -> None:
     answered = report.outcome in (Outcome.TAKEN, Outcome.REJECTED, Outcome.FAILED)
     where = sys.stdout if answered else sys.stderr
     print(f"{report.outcome}: {report.said}\n  -> {report.next_step}", file=where)
+    if report.request_id:
+        print(f"  request {report.request_id}", file=where)
+    if report.request_id and answered:
+        print(f"  -> what became of it, at the gateway: pushgate explain {report.request_id} --config FILE")

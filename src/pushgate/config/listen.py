@@ -187,7 +187,7 @@ class Tls(BaseModel, frozen=True):
             if not is_given("client_ca_file", info):
                 raise ValueError("does nothing without client_ca_file -> set client_ca_file, or take it out")
             if find_spec("OpenSSL") is None:
-                mend = "pip install 'pushgate[any-purpose]'"
+                mend = "install it beside pushgate (pipx inject pushgate pyopenssl)"
                 raise ValueError(f'"any" needs pyOpenSSL, which is not installed -> {mend}')
         return purpose
 

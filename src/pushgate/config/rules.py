@@ -57,8 +57,8 @@ def _processes(tables: Mapping[str, Any]) -> Iterator[ConfigFault]:
     processes = api.get("processes", 1) if isinstance(api, dict) else 1
     url = _text(tables, "spool", "url", default="")
     if processes != 1 and url.startswith("nats:"):
-        mend = "set it to 1 and start several gateways: each is one on its own, on any machine"
-        yield ConfigFault("api.processes", "several processes share files, and this spool has none", mend)
+        mend = "take it out and start a gateway more for each core, each with ports of its own: they share the spool"
+        yield ConfigFault("api.processes", "on NATS each gateway is one process", mend)
     if processes != 1 and url == "memory:":
         mend = 'use "sqlite:spool.db", or set api.processes = 1'
         yield ConfigFault("spool.url", "several processes have no memory in common", mend)

@@ -37,7 +37,7 @@ def _endpoint(url: str) -> str:
     if parts.path in ("", "/"):
         raise ValueError("no path -> write all of it, as a rule https://host:4318/v1/traces")
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.proto") is None:
-        mend = "pip install 'pushgate[otel]', or leave it empty"
+        mend = "install it beside pushgate (pipx inject pushgate opentelemetry-proto), or leave endpoint empty"
         raise ValueError(f"traces need opentelemetry-proto, which is not installed -> {mend}")
     return url
 

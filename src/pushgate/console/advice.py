@@ -30,7 +30,8 @@ ALARMS: Mapping[str, Advice] = {
     ),
     "outage": Advice(
         "No proper answer of the provider: no connection, timeouts, 5xx.",
-        "Look at the provider's status page, then at network, proxy and DNS of this machine. It passes by itself.",
+        "pushgate doctor on this machine names the step that fails: network, proxy, DNS, TLS. Fails none, look at the "
+        "provider's status page. The lane goes on by itself.",
         urgent=False,
     ),
     "quota": Advice(
@@ -53,6 +54,18 @@ REFUSED = Advice(
 )
 ENDED = Advice("It has ended.", "Write a new one in its place: it is taken over within seconds.", urgent=True)
 ENDS_SOON = Advice("It ends soon.", "Write a new one in its place: it is taken over within seconds.", urgent=False)
+NO_ANSWER = Advice(
+    "The provider gives no proper answer: no connection, timeouts, 5xx.",
+    "It is tried again by itself; after some minutes it is an outage. "
+    "pushgate doctor on this machine names the step that fails.",
+    urgent=False,
+)
+"""Before it is an outage: nothing is held up yet but what waits for its next attempt."""
+NO_APPS = Advice(
+    "No app is configured: whatever comes in fails, for there is nobody to send it to.",
+    "Write its table [apps.…] into the configuration; pushgate init asks for what it needs.",
+    urgent=False,
+)
 EXPIRED = Advice(
     "Deliveries were dropped within the last hour: their time was up.",
     "Look for an alarm or a backlog of the lane in the hours before.",

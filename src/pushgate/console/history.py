@@ -42,8 +42,8 @@ class Span(Struct, frozen=True):
     step_s: float
     notifications: Sequence[float]
     accepted: Sequence[float]
-    failed: Sequence[float]
-    """Rejected, undeliverable and expired."""
+    lost: Sequence[float]
+    """Undeliverable and expired. A pushkey that is dead is no loss."""
     waiting: Sequence[int]
 
 
@@ -69,6 +69,8 @@ class History:
         self._over: deque[Alarm] = deque(maxlen=MOST_ALARMS)
         self._deferrals: Mapping[str, Mapping[str, float]] = {}
         """Of each lane, by reason, when it was looked at last."""
+        self._failing: dict[str, tuple[Mapping[str, float], Mapping[str, float]]] = {}
+        """Of each lane whose attempts fail, the same: when they began to, and now."""
         self._span: Span | None = None
 
     def add(self, reading: Reading) -> None:
@@ -102,6 +104,10 @@ class History:
         standing = sorted(self._standing.values(), key=lambda each: -each.since)
         return [*standing, *reversed(self._over)]
 
+    def said_since_failing(self, lane: str) -> list[tuple[str, int]]:
+        """Why attempts of a lane were deferred since they began to fail, the most frequent first."""
+        return said(*self._failing.get(lane, ({}, {})))
+
     def span(self) -> Span:
         """The last hour."""
         if self._span is None:
@@ -110,7 +116,7 @@ class History:
                 STEP_S,
                 [rate(now.notifications - then.notifications, now.at - then.at) for then, now in pairs],
                 [rate(now.accepted - then.accepted, now.at - then.at) for then, now in pairs],
-                [rate(_failed(now) - _failed(then), now.at - then.at) for then, now in pairs],
+                [rate(_lost(now) - _lost(then), now.at - then.at) for then, now in pairs],
                 [int(now.waiting) for _, now in pairs],
             )
         return self._span
@@ -127,6 +133,11 @@ class History:
             if key not in stands:
                 alarm.until = reading.at
                 self._over.append(self._standing.pop(key))
+        self._failing = {
+            name: (self._failing[name][0] if name in self._failing else self._deferrals.get(name, {}), _deferrals(lane))
+            for name, lane in reading.lanes.items()
+            if lane.failures
+        }
         self._deferrals = {name: _deferrals(lane) for name, lane in reading.lanes.items() if lane.reasons}
 
 
@@ -149,9 +160,9 @@ def point(reading: Reading) -> Point:
     )
 
 
-def said(alarm: Alarm) -> list[tuple[str, int]]:
-    """What the provider said while it stood, the most frequent first."""
-    counts = {reason: int(count - alarm.at_first.get(reason, 0.0)) for reason, count in alarm.reasons.items()}
+def said(at_first: Mapping[str, float], now: Mapping[str, float]) -> list[tuple[str, int]]:
+    """What the provider said between two counts of it, the most frequent first."""
+    counts = {reason: int(count - at_first.get(reason, 0.0)) for reason, count in now.items()}
     return sorted(((reason, count) for reason, count in counts.items() if count > 0), key=lambda each: -each[1])
 
 
@@ -159,8 +170,8 @@ def _deferrals(lane: LaneReading) -> dict[str, float]:
     return {reason: count for (outcome, reason), count in lane.reasons.items() if outcome == "deferred"}
 
 
-def _failed(at: Point) -> float:
-    return at.rejected + at.undeliverable + at.expired
+def _lost(at: Point) -> float:
+    return at.undeliverable + at.expired
 
 
 def rate(more: float, seconds: float) -> float:

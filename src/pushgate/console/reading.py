@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import sub
 from typing import TypeVar
 
 from msgspec import Struct
@@ -25,6 +26,10 @@ class LaneReading(Struct):
     limit: float = 0
     pause_s: float = 0
     breaker: float = 0
+    failures: float = 0
+    """Attempts that failed since the provider's last proper answer."""
+    failing_s: float = 0
+    """How long the first of them is ago."""
     taken: float = 0
     alarms: Sequence[str] = ()
     attempts: dict[str, float] = {}
@@ -97,6 +102,8 @@ def _readers(reading: Reading) -> Mapping[str, Callable[[Sequence[Sample]], None
         "pushgate_in_flight_limit": partial(lane, "limit"),
         "pushgate_lane_pause_seconds": partial(lane, "pause_s"),
         "pushgate_lane_breaker_open": partial(lane, "breaker"),
+        "pushgate_lane_failures_in_a_row": partial(lane, "failures"),
+        "pushgate_lane_failing_seconds": partial(lane, "failing_s"),
         "pushgate_taken_total": partial(lane, "taken"),
         "pushgate_attempts_total": partial(by, "attempts", "outcome"),
         "pushgate_deliveries_total": partial(by, "endings", "ending"),
@@ -128,9 +135,12 @@ def _by_label(into: dict[str, T], owner: str, field: str, label: str, samples: S
     """Numbers by one label, for each value of another; those that other labels tell apart are added up."""
     if samples:
         first, second = _places(samples[0][1], owner, label)
+        before, found = "", dict[str, float]()
         for _, labels, value in samples:
-            found = getattr(into[labels[first][1]], field)
-            found[labels[second][1]] = found.get(labels[second][1], 0.0) + value
+            name, key = labels[first][1], labels[second][1]
+            if name is not before:  # those of one stand together mostly
+                before, found = name, getattr(into[name], field)
+            found[key] = found.get(key, 0.0) + value
 
 
 def _infos(reading: Reading, samples: Sequence[Sample]) -> None:
@@ -151,19 +161,12 @@ def _reasons(reading: Reading, samples: Sequence[Sample]) -> None:
 
 
 def _seconds(reading: Reading, samples: Sequence[Sample]) -> None:
-    """Buckets come in their order, those of a lane together."""
-    owner, so_far, bounds = "", 0.0, len(reading.bounds)
-    for name, labels, value in samples:
-        if not name.endswith("_bucket"):
-            continue
-        lane = labels[0][1]
-        if lane != owner:
-            owner, so_far, bounds = lane, 0.0, 0
-        if bounds == len(reading.bounds):
-            reading.bounds.append(float(labels[-1][1]))
-        bounds += 1
-        reading.lanes[lane].buckets.append(value - so_far)
-        so_far = value
+    """Of each lane its buckets in their order, then their number and sum."""
+    buckets = next((at for at, (name, _, _) in enumerate(samples) if not name.endswith("_bucket")), 0)
+    reading.bounds = [float(labels[-1][1]) for _, labels, _ in samples[:buckets]]
+    for at in range(0, len(samples), buckets + 2):
+        counts = [value for _, _, value in samples[at : at + buckets]]
+        reading.lanes[samples[at][1][0][1]].buckets = [*map(sub, counts, [0.0, *counts])]
 
 
 def _commits(reading: Reading, samples: Sequence[Sample]) -> None:

@@ -34,9 +34,10 @@ class Notice(Struct, frozen=True):
 
 
 class LaneStatus(Struct, frozen=True):
-    """One lane. `state` is `ok`, the name of an alarm, `paused`, or `no app`; `severity` 0 (well) to 3.
+    """One lane. `state` is `ok`, the name of an alarm, `no answer`, `paused`, or `no app`; `severity` 0 (well) to 3.
 
-    The latencies are those of the last minutes, 0 where nothing was sent.
+    `failing_s` is how long the first of `failures` is ago, the attempts that failed since the provider's last proper
+    answer. The latencies are those of the last minutes, 0 where nothing was sent.
     """
 
     lane: str
@@ -48,6 +49,8 @@ class LaneStatus(Struct, frozen=True):
     in_flight: int
     limit: int
     pause_s: int
+    failures: int
+    failing_s: int
     accepted_per_s: float
     accepted: int
     rejected: int

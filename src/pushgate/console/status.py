@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, isinf
+from operator import sub
 
 from pushgate.console import advice
 from pushgate.console.history import History, point, rate
-from pushgate.console.notices import OLD_S, credentials, notices
+from pushgate.console.notices import OLD_S, credentials, has_no_answer, notices
 from pushgate.console.reading import CallerReading, LaneReading, PeerReading, Reading
 from pushgate.console.shapes import (
     MOST_CALLERS,
@@ -105,6 +106,8 @@ def _lane(name: str, lane: LaneReading, now: Reading, history: History) -> LaneS
         in_flight=int(lane.in_flight),
         limit=int(lane.limit),
         pause_s=ceil(lane.pause_s),
+        failures=int(lane.failures),
+        failing_s=int(lane.failing_s),
         accepted_per_s=rate(accepted - then.endings.get("accepted", 0.0), 0 if lately is None else now.at - lately.at),
         accepted=int(accepted),
         rejected=int(lane.endings.get("rejected", 0)),
@@ -124,6 +127,8 @@ def _state(lane: LaneReading) -> tuple[str, int]:
     for kind, told in advice.ALARMS.items():
         if kind in lane.alarms:
             return kind.replace("_", " "), 3 if told.urgent else 2
+    if has_no_answer(lane):
+        return "no answer", 2
     if lane.pause_s > 0:
         return "paused", 2
     return ("ok", 1) if lane.oldest_s > OLD_S else ("ok", 0)
@@ -132,6 +137,8 @@ def _state(lane: LaneReading) -> tuple[str, int]:
 def quantile(share: float, bounds: Sequence[float], counts: Sequence[float]) -> float:
     """Where that share of what was counted lies, by straight lines within each bucket; 0 where nothing was counted."""
     wanted, below = share * sum(counts), 0.0
+    if not wanted:
+        return 0.0
     for place, count in enumerate(counts):
         if count and below + count >= wanted:
             low = bounds[place - 1] if place else 0.0
@@ -142,9 +149,9 @@ def quantile(share: float, bounds: Sequence[float], counts: Sequence[float]) -> 
 
 
 def _since(now: Sequence[float], then: Sequence[float]) -> list[int]:
-    if len(then) != len(now) or any(late < early for late, early in zip(now, then, strict=True)):
-        then = [0.0] * len(now)  # it began anew
-    return [int(late - early) for late, early in zip(now, then, strict=True)]
+    if len(then) == len(now) and min(more := [*map(sub, now, then)], default=0.0) >= 0:
+        return [*map(int, more)]
+    return [*map(int, now)]  # it began anew
 
 
 # --- the rest

@@ -10,11 +10,23 @@ from typing import assert_never
 
 from pushgate.config import AppSettings, Settings
 from pushgate.config.keys import written
-from pushgate.doctor import apns, caller_tls, clock, credentials, fcm, management, permissions, spool, way
+from pushgate.doctor import (
+    apns,
+    caller_tls,
+    clock,
+    collector,
+    credentials,
+    fcm,
+    management,
+    nats,
+    permissions,
+    spool,
+    way,
+)
 from pushgate.doctor.asking import Tools
 from pushgate.doctor.finding import Check, Finding, State, not_checked, ok, wrong
 from pushgate.doctor.patience import STEP_S, in_thread
-from pushgate.errors import ConfigFault, CredentialError
+from pushgate.errors import ConfigError, ConfigFault, CredentialError
 from pushgate.http2.target import Target
 from pushgate.provider import apns_settings, fcm_settings
 
@@ -56,6 +68,7 @@ class Checkup:
         async with asyncio.TaskGroup() as tasks:
             files = tasks.create_task(self._files())
             disk = tasks.create_task(self._spool())
+            traces = tasks.create_task(collector.look(self._settings.tracing, offline=self._offline))
             asked = [tasks.create_task(self._app(each, self._apps[each])) for each in self._apps]
         by_app = [finding for task in asked for finding in task.result()]
         return [
@@ -64,6 +77,7 @@ class Checkup:
             *files.result(),
             *disk.result(),
             *_once(by_app),
+            *traces.result(),
         ]
 
     def _clock(self) -> Finding:
@@ -83,21 +97,29 @@ class Checkup:
     def _in_files(self) -> Iterator[Finding]:
         settings = self._settings
         yield from caller_tls.look(settings.api, now=self._now())
-        for name in ("api", "management", "spool"):
+        for name in ("api", "management", "spool", "tracing"):
             yield from permissions.of_table(getattr(settings, name), name)
         for app_id, app in self._apps.items():
             yield from permissions.of_table(app, written(("apps", app_id)))
 
     async def _spool(self) -> list[Finding]:
         gateway = await management.look(self._settings.management.listen)
-        found: list[Finding] = []
+        found = await nats.look(self._settings)
         try:
             found += await in_thread(lambda: list(spool.look(self._settings.spool)))
             found += await in_thread(lambda: list(self._in_use(is_answering=gateway.is_gateway)))
         except TimeoutError:
             mend = "is it on a network file system that hangs? Put the spool on a local disk"
             found.append(wrong(Check.FOLDER, "spool.url", f"no answer within {STEP_S:g} s", next_step=mend))
-        return [*found, gateway.finding]
+        found.append(gateway.finding)
+        wanted, table = self._settings.api.processes, self._settings.management
+        if gateway.is_gateway and wanted != 1:
+            try:
+                token = table.token()
+            except ConfigError:  # it was changed just now: the port will say what it thinks of none
+                token = b""
+            found.append(await management.processes(table.listen, wanted, token=token))
+        return found
 
     def _in_use(self, *, is_answering: bool) -> Iterator[Finding]:
         settings, held = self._settings, None

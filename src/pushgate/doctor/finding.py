@@ -36,6 +36,8 @@ class Check(StrEnum):
     FILE_SYSTEM = "file system"
     FILE = "spool file"
     LOCK = "spool lock"
+    SERVER = "nats server"
+    STREAM = "nats stream"
     LISTEN = "port"
     GATEWAY = "gateway"
     CREDENTIALS = "credentials"
@@ -45,6 +47,7 @@ class Check(StrEnum):
     TLS = "tls"
     TOKEN = "token"  # noqa: S105 - a word
     PROVIDER = "provider"
+    TRACES = "traces"
 
 
 class Finding(Struct, frozen=True):

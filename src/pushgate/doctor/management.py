@@ -1,21 +1,23 @@
-"""A gateway that runs: does its management port answer, does it take notifications? Where none runs: can it listen?"""
+"""A gateway that runs: does it take notifications, do all its processes? Where none runs: can it listen?"""
 
 from __future__ import annotations
 
 import errno
+import re
 import socket
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import msgspec
 from msgspec import Struct
 
 from pushgate.config.listen import parse_listen
-from pushgate.doctor.finding import Check, Finding, not_checked, ok, said, wrong
+from pushgate.doctor.finding import Check, Finding, not_checked, ok, said, warning, wrong
 
 ANSWER_WITHIN_S = 5.0
 ABOUT = "management.listen"
 IN_USE, DENIED = errno.EADDRINUSE, errno.EACCES
+_CELLS = re.compile(r'^pushgate_cells\{state="(\w+)"\} ([0-9.]+)', re.M)
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - where such a port is reached
 
 
@@ -35,11 +37,9 @@ async def look(listen: str, *, transport: httpx.AsyncBaseTransport | None = None
         seen = "port 0: another one after each start"
         mend = "the log of the gateway names it: see /health/ready there"
         return Seen(not_checked(Check.GATEWAY, ABOUT, seen, next_step=mend))
-    host, _, port = listen.rpartition(":")
-    url = f"http://{_EVERYWHERE.get(host, host)}:{port}/health/ready"
     try:
         async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S, trust_env=False, transport=transport) as http:
-            answer = await http.get(url)
+            answer = await http.get(f"{_address(listen)}/health/ready")
     except httpx.ConnectError:
         seen = f"nobody listens at {listen}: no gateway runs"
         return Seen(not_checked(Check.GATEWAY, ABOUT, seen, next_step=start))
@@ -71,6 +71,41 @@ def _judge(listen: str, answer: httpx.Response) -> Seen:
 def _stranger(listen: str) -> Seen:
     mend = "stop that program, or choose another management.listen"
     return Seen(wrong(Check.GATEWAY, ABOUT, f"another program listens at {listen}", next_step=mend))
+
+
+async def processes(
+    listen: str, wanted: int | Literal["auto"], *, token: bytes, transport: httpx.AsyncBaseTransport | None = None
+) -> Finding:
+    """What the processes of a gateway do that answers there. `token`: what its port wants to be shown."""
+    about, shown = "api.processes", {"Authorization": f"Bearer {token.decode()}"} if token else {}
+    try:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S, trust_env=False, transport=transport) as http:
+            answer = await http.get(f"{_address(listen)}/metrics", headers=shown)
+    except httpx.HTTPError:
+        return not_checked(Check.GATEWAY, about, "the metrics do not answer", next_step="run it again")
+    if answer.status_code != 200:
+        seen = f"the metrics answer {answer.status_code}"
+        return not_checked(Check.GATEWAY, about, seen, next_step="is management.token_file that of this gateway?")
+    counts = {state: int(float(count)) for state, count in _CELLS.findall(answer.text)}
+    return _judge_processes(about, counts, wanted)
+
+
+def _judge_processes(about: str, counts: dict[str, int], wanted: int | Literal["auto"]) -> Finding:
+    taking = counts.get("taking", 0)
+    there = taking + counts.get("not_taking", 0) + counts.get("dead", 0)
+    if not there or wanted not in ("auto", there):
+        seen = f"{there or 1} run, and the configuration says {wanted}"
+        return warning(Check.GATEWAY, about, seen, next_step="restart the gateway: nothing else changes their number")
+    if taking < there:
+        seen = f"{taking} of {there} take notifications"
+        mend = "its log says why (cell): a process that has ended is started again by itself"
+        return warning(Check.GATEWAY, about, seen, next_step=mend)
+    return ok(Check.GATEWAY, about, f"{there} take notifications")
+
+
+def _address(listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    return f"http://{_EVERYWHERE.get(host, host)}:{port}"
 
 
 def may_listen(listen: str) -> Finding:

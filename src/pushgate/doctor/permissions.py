@@ -1,7 +1,13 @@
-"""Who may read the files that hold secrets: nobody but the user of the gateway should."""
+"""Who may read the files that hold secrets: nobody but the user of the gateway should.
+
+A group in which nobody else is, as systemd's unit and Kubernetes have it, is as good as the user.
+"""
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +26,7 @@ SECRETS = frozenset(
         "proxy_login_file",
         "token_file",
         "encryption_key_file",
+        "headers_file",
     }
 )
 """Keys of the configuration that name a secret, always. `certificate_file` does where the key stands in it too."""
@@ -39,20 +46,35 @@ def of_table(table: BaseModel, at: str) -> Iterator[Finding]:
 def _of_file(path: Path, key: str, about: str) -> Iterator[Finding]:
     try:
         if key in SECRETS or (key == "certificate_file" and _holds_a_key(path)):
-            yield judge(path, about, path.stat().st_mode)
+            status = path.stat()
+            yield judge(path, about, status.st_mode, own_group=_is_of_one(status.st_gid))
     except OSError as error:
         seen = f"cannot read {path} ({error.strerror})"
         yield wrong(Check.PERMISSIONS, about, seen, next_step="make it readable for the user that runs pushgate")
 
 
-def judge(path: Path, about: str, mode: int) -> Finding:
-    """What the mode of a secret file says."""
+def judge(path: Path, about: str, mode: int, *, own_group: bool = False) -> Finding:
+    """What the mode of a secret file says. `own_group`: nobody but this user is in its group."""
     bits = stat.S_IMODE(mode)
+    if own_group and bits & 0o070 and not bits & 0o037:
+        return ok(Check.PERMISSIONS, about, f"only its owner and this user's own group can read {path} ({bits:04o})")
     if not bits & 0o077:
         return ok(Check.PERMISSIONS, about, f"only its owner can read {path} ({bits:04o})")
     who = "everybody on this machine" if bits & 0o007 else "its group"
     mend = f"chmod 600 {path}, owned by the user that runs pushgate"
     return warning(Check.PERMISSIONS, about, f"{who} can use {path} ({bits:04o})", next_step=mend)
+
+
+def _is_of_one(group: int) -> bool:
+    """Whether this process is in the group, and no other user but root is known to be."""
+    if group not in (os.getegid(), *os.getgroups()) or os.geteuid() == 0:
+        return False
+    try:
+        members = {*grp.getgrgid(group).gr_mem}
+    except KeyError:  # a group without a name has no members that are known
+        members = set()
+    users = {each.pw_uid for each in pwd.getpwall() if each.pw_gid == group or each.pw_name in members}
+    return users <= {0, os.geteuid()}
 
 
 def _holds_a_key(path: Path) -> bool:

@@ -54,10 +54,8 @@ class Holder(Struct, frozen=True):
 def look(spool: Spool) -> Iterator[Finding]:
     """Everything but the lock."""
     path = spool.sqlite_path
-    if path is None and spool.url != "memory:":
-        mend = "look at it with its own tools; the gateway says at its start whether it can use it"
-        yield not_checked(Check.FOLDER, "spool.url", "no file of this machine", next_step=mend)
-        return
+    if spool.is_shared:
+        return  # see `nats`
     if path is None:
         mend = 'use url = "sqlite:spool.db" for anything but tests'
         yield warning(Check.FOLDER, "spool.url", "in memory: every stop loses what waits", next_step=mend)

@@ -43,6 +43,7 @@ NOBODY = "(nobody)"
 
 ATTEMPT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+MB = 1 << 20
 COMMIT_BYTES = tuple(float(1 << power) for power in range(10, 24))
 
 
@@ -133,6 +134,18 @@ class Metrics:
         self.breaker = self._levels(
             "pushgate_lane_breaker_open", "1 while rejections are not believed.", "lane", merge=Merge.MAX
         )
+        self.failures_in_a_row = self._levels(
+            "pushgate_lane_failures_in_a_row",
+            "Attempts that failed since the last proper answer of the provider.",
+            "lane",
+            merge=Merge.MAX,
+        )
+        self.failing_s = self._levels(
+            "pushgate_lane_failing_seconds",
+            "How long the first of them is ago; 0 where there are none.",
+            "lane",
+            merge=Merge.MAX,
+        )
         self._waiting = self._levels("pushgate_waiting", "Deliveries on disk.", "lane")
         self._oldest = self._levels(
             "pushgate_oldest_waiting_seconds", "Age of the oldest delivery.", "lane", merge=Merge.MAX
@@ -163,6 +176,18 @@ class Metrics:
             "pushgate_spool_commit_bytes", "Size of what a transaction of the spool handles.", bounds=COMMIT_BYTES
         ).child()
         self.spool_bytes = self._levels("pushgate_spool_bytes", "Size of the files of the spool.").child()
+        self.spool_limit_bytes = self._levels(
+            "pushgate_spool_limit_bytes", "How large the spool may grow; 0: as large as there is space for."
+        ).child()
+        self.spool_limit_waiting = self._levels(
+            "pushgate_spool_limit_waiting", "How many deliveries may wait; 0: any number."
+        ).child()
+        self.spool_limit_per_app = self._levels(
+            "pushgate_spool_limit_waiting_per_app", "How many of them may be those of one app; 0: any number."
+        ).child()
+        self.ready = self._levels(
+            "pushgate_ready", "1 while notifications are taken, as /health/ready says.", merge=Merge.MAX
+        ).child()
         self.spans_dropped = self._counters(
             "pushgate_spans_dropped_total", "Spans of traces that did not get to their collector."
         ).child()
@@ -191,10 +216,14 @@ class Metrics:
             self.attempt_seconds[lane] = self._seconds.child(lane)
             self.alarms |= {(lane, kind): self._alarm.child(lane, kind) for kind in ALARMS}
             self.in_flight[lane] = self._flying.child(lane)
-            for level in (self.most_in_flight, self.pause_s, self.breaker, self._waiting, self._oldest):
+            for level in (*self._standing(), self._waiting, self._oldest):
                 level.child(lane)
             for kind in CREDENTIALS:
                 self.credentials_end_at.child(lane, kind)
+
+    def _standing(self) -> Sequence[Metric[Level]]:
+        """What `Lane.standing` says, by lane."""
+        return self.most_in_flight, self.pause_s, self.breaker, self.failures_in_a_row, self.failing_s
 
     def _inform(self, lane: str) -> None:
         provider, before = self._provider_of(lane), self._lanes.get(lane)
@@ -267,7 +296,7 @@ class Metrics:
     def retire(self, lane: str) -> None:
         """The lane does not run any more: nothing flies, nobody is to be alarmed, no key of it can end."""
         self.in_flight[lane].set(0)
-        for level in (self.most_in_flight, self.pause_s, self.breaker):
+        for level in self._standing():
             level.child(lane).set(0)
         for kind in ALARMS:
             self.alarms[(lane, kind)].set(0)
@@ -282,6 +311,12 @@ class Metrics:
             count, age_s = waiting.get(lane, (0, 0.0))
             self._waiting.child(lane).set(count)
             self._oldest.child(lane).set(age_s)
+
+    def limit_spool(self, waiting: int, *, share_of_app: float, mb: int) -> None:
+        """Set how much the spool takes; 0 is no limit."""
+        self.spool_limit_waiting.set(waiting)
+        self.spool_limit_per_app.set(waiting * share_of_app)
+        self.spool_limit_bytes.set(mb * MB)
 
     def families(self) -> list[Family]:
         """All of them as plain data, as they are now."""

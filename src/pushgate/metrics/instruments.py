@@ -6,7 +6,8 @@ One thread writes an instrument; any may read it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, repeat
 from typing import Generic, TypeVar
 
 from pushgate.metrics.exposition import number
@@ -25,9 +26,9 @@ class Count:
         """So much more."""
         self.value += by
 
-    def samples(self, name: str, labels: Labels) -> Iterator[Sample]:
-        """Its series."""
-        yield name, labels, float(self.value)
+    def tell(self, name: str, labels: Labels, into: list[Sample]) -> None:
+        """Add its series."""
+        into.append((name, labels, float(self.value)))
 
 
 class Level:
@@ -42,9 +43,9 @@ class Level:
         """It is this from now on."""
         self.value = value
 
-    def samples(self, name: str, labels: Labels) -> Iterator[Sample]:
-        """Its series."""
-        yield name, labels, float(self.value)
+    def tell(self, name: str, labels: Labels, into: list[Sample]) -> None:
+        """Add its series."""
+        into.append((name, labels, float(self.value)))
 
 
 class Spread:
@@ -54,7 +55,7 @@ class Spread:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+        self._counts = [0.0] * (len(bounds) + 1)
         self._series: list[Labels] | None = None
         self.total = 0.0
 
@@ -63,16 +64,12 @@ class Spread:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
-    def samples(self, name: str, labels: Labels) -> Iterator[Sample]:
-        """Its series: counts up to each bound, their number, their sum."""
+    def tell(self, name: str, labels: Labels, into: list[Sample]) -> None:
+        """Add its series: counts up to each bound, their number, their sum."""
         if self._series is None:
             self._series = [(*labels, ("le", number(bound))) for bound in (*self._bounds, float("inf"))]
-        so_far = 0
-        for bucket, count in zip(self._series, self._counts, strict=True):
-            so_far += count
-            yield f"{name}_bucket", bucket, float(so_far)
-        yield f"{name}_count", labels, float(so_far)
-        yield f"{name}_sum", labels, self.total
+        into += zip(repeat(f"{name}_bucket"), self._series, accumulate(self._counts))
+        into += (f"{name}_count", labels, into[-1][2]), (f"{name}_sum", labels, self.total)
 
 
 M = TypeVar("M", Count, Level, Spread)
@@ -112,5 +109,7 @@ class Metric(Generic[M]):
     def family(self) -> Family:
         """As plain data, as it is now."""
         name = self._name
-        samples = [each for labels, child in self._children.values() for each in child.samples(name, labels)]
+        samples: list[Sample] = []
+        for labels, child in self._children.values():
+            child.tell(name, labels, samples)
         return Family(name, self._kind, self._text, samples, self._merge)

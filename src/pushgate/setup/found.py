@@ -14,6 +14,8 @@ from pushgate.errors import CredentialError, PushgateError
 from pushgate.provider.key_files import read_service_account
 
 LARGEST_ACCOUNT_BYTES = 32 * 1024
+STAGE = "pushgate.toml"
+"""What emulators write into their folder."""
 _SIGNING_KEY = re.compile(r"AuthKey_([A-Z0-9]{10})\.p8")
 
 
@@ -66,7 +68,7 @@ def emulated_apps(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """The apps of what `pushgate emulate --folder` wrote, with paths that hold from everywhere. Raises `Unusable`."""
     mend = "start the emulators first: pushgate emulate --folder FOLDER, and name that folder"
     try:
-        tables = tomllib.loads((folder / "pushgate.toml").read_text())
+        tables = tomllib.loads((folder / STAGE).read_text())
         apps = tables["apps"]
         return {app_id: _absolute(app, folder.resolve()) for app_id, app in apps.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:

@@ -10,11 +10,13 @@ from typing import Any
 from msgspec import Struct
 
 from pushgate.errors import PushgateError
-from pushgate.setup.found import Found, Unusable, emulated_apps, key_id_of, look, project_of
+from pushgate.setup.found import STAGE, Found, Unusable, emulated_apps, key_id_of, look, project_of
 
 PLAIN_LISTEN, TLS_LISTEN = "127.0.0.1:8080", "127.0.0.1:8443"
 DEFAULT_CALLER = "backend"
 _CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_APPLE_ID = re.compile(r"[A-Z0-9]{10}")
+_EVERYWHERE = ("0.0.0.0:", "[::]:")
 Asker = Callable[[str, str], str]
 """Asks a question with a default, which is what an empty answer means."""
 
@@ -98,6 +100,8 @@ def choose(folder: Path, given: Answers, *, ask: Asker | None) -> Plan:
             apps |= dict(part(given, found, ask, notes))
         except Missing as these:
             missing += these.flags
+    if not apps and not missing and ask is not None and not given.names_an_app:
+        apps |= _stage(ask)
     if not apps and not missing:
         missing.append("--apns BUNDLE_ID, --fcm PROJECT_ID or --demo-apps FOLDER: no app is named")
     own = [given.cert_file, given.key_file, given.client_ca_file]
@@ -106,6 +110,8 @@ def choose(folder: Path, given: Answers, *, ask: Asker | None) -> Plan:
         raise Missing(missing)
     dev_ca = given.dev_ca or (ask is not None and not any(own) and _dev_ca_wanted(ask))
     is_tls = dev_ca or any(own)
+    if dev_ca and given.listen.startswith(_EVERYWHERE) and not given.hosts:
+        notes.append("the server's certificate is for this machine only: --host NAME adds a name that callers use")
     return Plan(
         listen=given.listen or (TLS_LISTEN if is_tls else PLAIN_LISTEN),
         dev_ca=dev_ca,
@@ -136,6 +142,13 @@ def _dev_ca_wanted(ask: Asker) -> bool:
     return _yes(ask, question, "y")
 
 
+def _stage(ask: Asker) -> Mapping[str, Mapping[str, Any]]:
+    """The apps of emulators, where there are no others. Raises `Unusable`."""
+    question = "For a trial without either: FOLDER of `pushgate emulate --folder FOLDER`, empty for none:"
+    folder = _path(_until(ask, question, lambda text: "" if _in(text, STAGE).is_file() else f"No {STAGE} is in it"))
+    return {} if folder is None else emulated_apps(folder)
+
+
 # --- Apple
 
 
@@ -153,14 +166,19 @@ def _apns(given: Answers, found: Found, ask: Asker | None, notes: list[str]) -> 
     bundle_id = bundle_id or _asked(ask, "Bundle id of the app on Apple's platforms:")
     if not bundle_id:
         missing.append("--apns BUNDLE_ID: the app's bundle id, as in org.example.app")
-    key = given.signing_key or _only(found.signing_keys) or _path(_asked(ask, "The signing key, AuthKey_<key id>.p8:"))
+    key = (
+        given.signing_key
+        or _only(found.signing_keys)
+        or _path(_until(ask, "The signing key, AuthKey_<key id>.p8:", _no_file))
+    )
     key_id = given.key_id or _key_id(key, ask, notes)
     if key is None:
         there = f"; there are {', '.join(each.name for each in found.signing_keys)}" if found.signing_keys else ""
         missing.append(f"--apns-key FILE: the signing key, AuthKey_<key id>.p8{there}")
     elif not key_id:
         missing.append(f"--apns-key-id ID: it does not stand in the name of {key.name}")
-    team_id = given.team_id or _asked(ask, "Team id (ten letters and digits, in Apple's account under Membership):")
+    question = "Team id (ten letters and digits, in Apple's account under Membership):"
+    team_id = given.team_id or _until(ask, question, _no_apple_id)
     if not team_id:
         missing.append("--apns-team ID: the team's id, in Apple's account under Membership")
     if missing:
@@ -175,11 +193,31 @@ def _key_id(key: Path | None, ask: Asker | None, notes: list[str]) -> str:
     if key_id := key_id_of(key):
         notes.append(f"the key id is {key_id}: it stands in the name of {key.name}")
         return key_id
-    return _asked(ask, "Key id (ten letters and digits, in Apple's list of keys):")
+    return _until(ask, "Key id (ten letters and digits, in Apple's list of keys):", _no_apple_id)
 
 
 def _asked(ask: Asker | None, question: str) -> str:
     return "" if ask is None else ask(question, "")
+
+
+def _until(ask: Asker | None, question: str, fault: Callable[[str], str]) -> str:
+    """An answer that can be used, asked for until there is one; empty ends it too. `fault` tells what is wrong."""
+    answer = _asked(ask, question)
+    while answer and (told := fault(answer)):
+        answer = _asked(ask, f"{told}. {question}")
+    return answer
+
+
+def _no_file(text: str) -> str:
+    return "" if _in(text).is_file() else "There is no such file"
+
+
+def _no_apple_id(text: str) -> str:
+    return "" if _APPLE_ID.fullmatch(text) else "These are not ten capital letters and digits"
+
+
+def _in(text: str, *names: str) -> Path:
+    return Path(text).expanduser().joinpath(*names)
 
 
 def _yes(ask: Asker, question: str, default: str) -> bool:
@@ -223,4 +261,5 @@ def _asked_for_project(ask: Asker, known: Mapping[Path, str]) -> tuple[str, Path
     project = ask("Id of the Firebase project of the app on Android, empty for none:", "")
     if not project or project in known.values():
         return project, None
-    return project, _path(ask("Key file of its service account, empty for application default credentials:", ""))
+    question = "Key file of its service account, empty for application default credentials:"
+    return project, _path(_until(ask, question, _no_file))

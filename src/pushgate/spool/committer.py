@@ -185,11 +185,11 @@ class Committer:
         return jobs, False
 
     def _gather(self) -> None:
-        """Let more jobs come, while they do."""
-        before = -1
-        while (left_s := self._gather_until - self._monotonic()) > 0 and (now := self._inbox.qsize()) != before:
-            before = now
+        """Let more jobs come, while they do, until as many are there as come together lately."""
+        before, now = -1, self._inbox.qsize()
+        while before != now < self._crowd and (left_s := self._gather_until - self._monotonic()) > 0:
             time.sleep(min(left_s, LULL_S))
+            before, now = now, self._inbox.qsize()
 
     def _commit(self, jobs: Sequence[Job[Any]]) -> Outcomes:
         """Each job in one transaction with the others or, where that fails, in one of its own."""

@@ -8,24 +8,21 @@ held is given to another.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import secrets
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
-from msgspec import Struct
-
-from pushgate.errors import SpoolFull, SpoolUnavailable, SpoolUnusable
+from pushgate.errors import SpoolUnavailable, SpoolUnusable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
 from pushgate.spool import Backlog, KnownRejection, Lease
 from pushgate.spool.cipher import NO_KEYS, Cipher, DrawnAhead, Keys
-from pushgate.spool.jetstream import protocol
-from pushgate.spool.jetstream.api import FULL_BYTES, FULL_MESSAGES, JetStream, Published, Refusal, Stored
+from pushgate.spool.envelope import Unreadable
+from pushgate.spool.jetstream.again import Again
+from pushgate.spool.jetstream.api import JetStream, stored_at
 from pushgate.spool.jetstream.cluster import Cluster
 from pushgate.spool.jetstream.dead import Dead
 from pushgate.spool.jetstream.held import ACK, TERM, Held, State, nak
@@ -33,6 +30,7 @@ from pushgate.spool.jetstream.keys import settle_keys, write_key_down
 from pushgate.spool.jetstream.layout import Builder, Layout, Wanted
 from pushgate.spool.jetstream.link import Link
 from pushgate.spool.jetstream.protocol import Message
+from pushgate.spool.jetstream.putting import Putting
 from pushgate.spool.jetstream.stock import Stock
 from pushgate.spool.jetstream.worker import Worker
 from pushgate.spool.jetstream.wrapping import Wrapping
@@ -42,25 +40,8 @@ from pushgate.spool.rejections import Rejection
 
 QUIET_S = 60.0
 """A lane where we have put nothing for so long may be one that nobody looks at."""
-RECONNECTS_WITHIN_S = 1.0
-"""So long a put waits for a connection that was just lost, before it says no."""
 START_REQUEST_S = 2.0
 """What servers that are just starting do not answer is asked again so soon."""
-AGAIN_S = 0.1
-"""How long a put waits before it tries again what NATS could not store just now."""
-ATTEMPT_S = 1.5
-"""What was not confirmed after so long may have been lost with a leader: it is published again."""
-
-
-class _Row(Struct, frozen=True, eq=False):
-    """A delivery on its way into the stream."""
-
-    lane: str
-    subject: str
-    payload: bytes
-    header: bytes
-    is_known: bool
-    """Whether repeats of it are looked for."""
 
 
 class NatsSpool:
@@ -84,15 +65,15 @@ class NatsSpool:
         self._cipher = cipher
         self._wrapping = wrapping = Wrapping(cipher, entropy=DrawnAhead(secrets.token_bytes))
         self._clock = clock
-        self._window_s = dedup_window_s
-        self._limits = limits
         self._repeat_of = KeyedHash(secret, REPEAT)
+        self._again = again = Again(js, layout, window_s=dedup_window_s)
+        self._putting = Putting(
+            js, layout, wrapping, again, limits=limits, window_s=dedup_window_s, request_s=cluster.request_s
+        )
         name_of = KeyedHash(secret, REJECTION)
-        self._dead = Dead(js, layout, name_of=name_of, clock=clock, remember_s=remember_s, window_s=dedup_window_s)
+        self._dead = Dead(js, layout, again, name_of=name_of, clock=clock, remember_s=remember_s)
         self._stock = Stock(js, layout, limits=limits, accepted_at=self._accepted_at)
         self._worker = Worker(js, cluster, layout, wrapping)
-        self._nonce, self._numbers = secrets.token_hex(8), itertools.count()
-        """Make ids by which what is published a second time is known."""
         self._put_at: dict[str, float] = {}
         """When something was put into a lane last, by us."""
         self._closed = False
@@ -151,18 +132,22 @@ class NatsSpool:
         self._check_open()
         if not deliveries:
             return 0
-        rows = [self._row(delivery) for delivery in deliveries]
+        known = [delivery.fingerprint for delivery in deliveries if self._putting.knows(delivery)]
+        if known and not self._dead.has_all:
+            self._dead.follow()
+            await self._again.look_up(known)
+        rows = [self._putting.row(delivery) for delivery in deliveries]
         sizes = [len(row.payload) for row in rows]
         if max(sizes) + 1024 > self._js.link.max_payload:
             raise SpoolUnavailable("a notification is larger than a message in NATS may be (max_payload)")
         full = await self._stock.refusal(sizes)
-        if full is not None and not (self._stock.is_full and any(row.is_known for row in rows)):
+        if full is not None and not (self._stock.is_full and known):
             raise full
         for row in rows:
             self._stock.add(row.lane, len(row.payload))
         stored: set[int] = set()
         try:
-            repeats = await self._publish(rows, stored, full)
+            repeats = await self._putting.publish(rows, stored, full)
             self._wake({row.lane for row in rows})
             return repeats
         finally:
@@ -186,6 +171,7 @@ class NatsSpool:
 
     async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
         """See `spool.Spool.nack`."""
+        await self._dead.disbelieve([lease.delivery.device for lease in leases])
         held = self._ending(leases)
         await self._worker.end(held, nak(delay_s))
         if delay_s > 0:
@@ -198,7 +184,7 @@ class NatsSpool:
         device = lease.delivery.device
         rejection = Rejection.of(device.app_id, rejected, int(self._clock() * 1000))
         try:
-            await self._dead.remember(device, rejection, fingerprint=lease.delivery.fingerprint)
+            await asyncio.gather(self._dead.remember(device, rejection), self._again.allow(lease.delivery.fingerprint))
         except BaseException:
             held[0].state = State.LEASED
             raise
@@ -228,6 +214,7 @@ class NatsSpool:
 
     async def bury(self, leases: Sequence[Lease]) -> None:
         """See `spool.Spool.bury`. Told as a term, so that nothing of it stays in the stream."""
+        await self._dead.disbelieve([lease.delivery.device for lease in leases])
         await self._erase(self._ending(leases), TERM)
 
     def is_crowded(self, lane: str) -> bool:
@@ -265,63 +252,6 @@ class NatsSpool:
         """For tests: as if this process had died."""
         self._js.link.drop()
 
-    # --- putting
-
-    def _row(self, delivery: Delivery) -> _Row:
-        is_known = bool(self._window_s and delivery.fingerprint)
-        name = self._dead.id_of(delivery.fingerprint) if is_known else f"{self._nonce}{next(self._numbers):x}"
-        header = protocol.headers({"Nats-Msg-Id": name})
-        return _Row(delivery.lane, self._layout.lane(delivery.lane), self._wrapping.wrap(delivery), header, is_known)
-
-    async def _publish(self, rows: Sequence[_Row], stored: set[int], full: SpoolFull | None) -> int:
-        """Publish all at once; again those that NATS has not stored, or not said so. Returns how many were repeats.
-
-        Each has an id by which NATS knows it, so that none is stored twice.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._cluster.request_s
-        repeats, left, attempts = 0, list(range(len(rows))), 0
-        while left:
-            attempts += 1
-            answers = await self._publish_once([rows[number] for number in left], min(ATTEMPT_S, until - loop.time()))
-            again: list[int] = []
-            why = "NATS does not say in time that it has stored it"
-            for number, answer in zip(left, answers, strict=True):
-                if answer is None or answer.is_open:
-                    again.append(number)
-                    why = why if answer is None or answer.error is None else answer.error.description
-                elif answer.error is not None:
-                    raise full or self._refusal(answer.error)
-                elif answer.duplicate and attempts == 1:
-                    repeats += 1
-                else:
-                    stored.add(number)
-            left = again
-            if left and loop.time() >= until:
-                raise SpoolUnavailable(f"not stored: {why}")
-            if left:
-                await asyncio.sleep(AGAIN_S)
-        return repeats
-
-    async def _publish_once(self, rows: Sequence[_Row], within_s: float) -> Sequence[Stored | None]:
-        """What NATS says of each, None where it says nothing in time."""
-        await self._js.link.until_connected(RECONNECTS_WITHIN_S)
-        published = Published(self._js.link, len(rows))
-        try:
-            for position, row in enumerate(rows):
-                published.send(position, row.subject, row.payload, row.header)
-            await published.wait(max(within_s, AGAIN_S))
-        finally:
-            published.forget()
-        return published.answers
-
-    def _refusal(self, error: Refusal) -> SpoolUnavailable:
-        """What a caller is told when NATS does not store something."""
-        most = sys.maxsize
-        waiting, taken_bytes = (most if error.err_code == code else 0 for code in (FULL_MESSAGES, FULL_BYTES))
-        full = self._limits.refusal(waiting=waiting, taken_bytes=taken_bytes)
-        return full or SpoolUnavailable(f"NATS did not store it: {error.description}")
-
     def _wake(self, lanes: Collection[str]) -> None:
         """Tell workers of lanes that were quiet. Where it gets lost they find out by themselves, a second later."""
         now = time.monotonic()
@@ -352,7 +282,10 @@ class NatsSpool:
             self._stock.remove(each.lane, each.size)
 
     def _accepted_at(self, lane: str, message: Message) -> float:
-        return self._wrapping.unwrap(lane, message.payload).accepted_at
+        try:
+            return self._wrapping.unwrap(lane, message.payload).accepted_at
+        except Unreadable:  # nothing of the rest is held up by it
+            return stored_at(message)
 
     def _check_open(self) -> None:
         if self._closed:

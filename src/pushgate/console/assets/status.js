@@ -39,8 +39,9 @@
   function drawHealth() {
     const { health, at } = state;
     const urgent = state.notices.some((each) => each.urgent && !each.until);
-    const text = health.state === "ok" ? (urgent ? "Needs attention" : "Healthy") : health.state === "not ready" ? "Not ready" : health.state[0].toUpperCase() + health.state.slice(1);
-    const how = health.state === "ok" ? (urgent ? "bad" : "good") : health.state === "not ready" ? "bad" : "warn";
+    const held = [...lanes.values()].filter((each) => each.severity > 1).length;
+    const well = urgent ? ["bad", "Needs attention"] : held ? ["warn", held === 1 ? "One lane held up" : `${count(held)} lanes held up`] : lanes.size ? ["good", "Healthy"] : ["warn", "Nothing configured"];
+    const [how, text] = health.state === "ok" ? well : health.state === "not ready" ? ["bad", "Not ready"] : ["warn", health.state[0].toUpperCase() + health.state.slice(1)];
     $("state").dataset.level = how;
     put($("state-text"), text);
     put($("about"), `version ${health.version || "?"}${health.started_at ? ` · up ${lasting(at - health.started_at)}` : ""}`);
@@ -83,7 +84,7 @@
     const item = el("li", how ? { "data-level": how } : {},
       el("span", { class: "what" }, each.what[0].toUpperCase() + each.what.slice(1)),
       el("span", { class: "where" }, each.lane), el("span", { class: "when" }, when),
-      el("p", { class: "told" }, each.meaning, " ", el("span", { class: "mend" }, each.mend)));
+      el("p", { class: "told" }, each.meaning), el("p", { class: "told mend" }, each.mend));
     if (each.reasons.length) {
       item.append(el("p", { class: "told muted" }, "Said meanwhile: " + each.reasons.map(([reason, n]) => `${reason} × ${count(n)}`).join(", ")));
     }
@@ -105,9 +106,9 @@
     const unit = 10 ** Math.floor(Math.log10(most));
     return [1, 2, 2.5, 5, 10].map((each) => each * unit).find((each) => each >= most * 0.999);
   }
-  function chart(node, series, steps, write) {
+  function chart(node, series, steps, write, least = 0) {
     const width = node.clientWidth || 600, height = node.clientHeight || 132, bottom = height - 18, top = 6, STEPS = 360;
-    const high = ceiling(Math.max(0, ...series.flatMap(([, values]) => values)));
+    const high = ceiling(Math.max(least, ...series.flatMap(([, values]) => values)));
     const left = 8 + 6.6 * Math.max(write(high).length, write(high / 2).length), right = width - 2;
     const x = (n) => right - ((steps - 1 - n) / (STEPS - 1)) * (right - left), y = (value) => bottom - (value / high) * (bottom - top);
     const parts = [];
@@ -123,9 +124,9 @@
     for (const [name, values] of series) {
       if (values.length < 2) continue;
       const points = values.map((value, n) => `${x(n).toFixed(1)},${y(value).toFixed(1)}`).join(" L");
-      if (name === "failed") {
+      if (name === "lost") {
         const bars = values.map((value, n) => (value ? `M${x(n).toFixed(1)},${bottom} V${Math.min(y(value), bottom - 3).toFixed(1)}` : "")).join("");
-        parts.push(svg("path", { class: "line failed", d: bars }));
+        parts.push(svg("path", { class: "line lost", d: bars }));
         continue;
       }
       if (name !== "notifications") parts.push(svg("path", { class: `area ${name}`, d: `M${x(0).toFixed(1)},${bottom} L${points} L${right},${bottom} Z` }));
@@ -135,12 +136,12 @@
     node.replaceChildren(...parts);
   }
   function drawCharts() {
-    const { notifications, accepted, failed, waiting } = state.hour, steps = waiting.length;
-    const some = failed.some((each) => each > 0) ? [["failed", failed]] : [];
+    const { notifications, accepted, lost, waiting } = state.hour, steps = waiting.length;
+    const some = lost.some((each) => each > 0) ? [["lost", lost]] : [];
     chart($("chart-rate"), [["notifications", notifications], ["accepted", accepted], ...some], steps, (n) => (n >= 1e4 ? short.format(n) : String(+n.toPrecision(3))));
-    chart($("chart-waiting"), [["accepted", waiting]], steps, (n) => short.format(n));
+    chart($("chart-waiting"), [["accepted", waiting]], steps, (n) => short.format(n), 2);
     const most = (values) => rate(Math.max(0, ...values));
-    $("chart-rate").setAttribute("aria-label", `Per second in the last hour: notifications at most ${most(notifications)}, accepted at most ${most(accepted)}, failed at most ${most(failed)}`);
+    $("chart-rate").setAttribute("aria-label", `Per second in the last hour: notifications at most ${most(notifications)}, accepted at most ${most(accepted)}, lost at most ${most(lost)}`);
     $("chart-waiting").setAttribute("aria-label", `Waiting in the last hour: at most ${count(Math.max(0, ...waiting))}, now ${count(state.totals.waiting)}`);
   }
 
@@ -168,9 +169,11 @@
     row.drawn = lane;
     const [name, how, waiting, oldest, flying, perS, accepted, rejected, deferred, lost, latency, reasons] = row.children;
     name.replaceChildren(lane.lane, el("span", { class: "via" }, PROVIDERS[lane.provider] || lane.provider || "not configured"));
-    const pause = lane.pause_s ? ` ${lasting(lane.pause_s)}` : "";
+    const also = [];
+    if (lane.state === "no answer" || lane.state === "outage") also.push(`for ${lasting(lane.failing_s)}`);
+    if (lane.pause_s) also.push(`next try in ${lasting(lane.pause_s)}`);
     how.replaceChildren(lane.state === "ok" ? el("span", { class: "muted" }, "ok") : el("span", { class: "tag", "data-level": level(lane.severity) }, lane.state),
-      pause ? el("span", { class: "via" }, `pauses${pause}`) : "");
+      ...also.map((each) => el("span", { class: "via" }, each)));
     number(waiting, lane.waiting);
     number(oldest, lane.waiting, lane.waiting ? lasting(lane.oldest_s) : "–", lane.oldest_s > 3600 ? "is-warn" : "");
     number(flying, lane.in_flight, `${count(lane.in_flight)} / ${count(lane.limit)}`);
@@ -206,6 +209,7 @@
       drawLane(row, lane);
       return row;
     });
+    if (!lanes.size) nodes.push(el("tr", { role: "row" }, el("td", { role: "cell", colspan: COLUMNS.length + 1, class: "empty" }, "No app is configured.")));
     if (nodes.length !== body.children.length || nodes.some((row, n) => body.children[n] !== row)) body.replaceChildren(...nodes);
     const total = lanes.size + state.more_lanes, hidden = found.length - visible.length;
     put($("lanes-n"), wanted ? `${count(found.length)} of ${count(total)}` : count(total));
@@ -227,10 +231,12 @@
       return el("tr", {}, el("th", { scope: "row" }, name), ...rest.map((cell) => (cell instanceof Node ? cell : el("td", { class: cell === 0 || cell === "0" ? "n zero" : "n" }, typeof cell === "number" ? count(cell) : cell))));
     }) : [el("tr", {}, el("td", { colspan: columns, class: "empty" }, empty))]));
   }
+  const NOBODY = "(nobody)";
   const marked = (n, how) => el("td", { class: `n ${n ? how : "zero"}` }, count(n));
   function drawCallers() {
     put($("callers-n"), state.callers.length > 8 ? count(state.callers.length + state.more_callers) : "");
-    table("callers", state.callers, (each) => [each.caller, rate(each.per_s), each.requests, marked(each.refused, ""), marked(each.broken, "is-bad"), each.notifications, each.failed], "Nobody yet.");
+    const callers = state.callers.filter((each) => each.requests || each.caller !== NOBODY);
+    table("callers", callers, (each) => [each.caller === NOBODY ? "(nobody we know)" : each.caller, rate(each.per_s), each.requests, marked(each.refused, ""), marked(each.broken, "is-bad"), each.notifications, each.failed], "Nobody yet.");
     $("callers-more").hidden = !state.more_callers;
     put($("callers-more"), `${count(state.more_callers)} more in the metrics.`);
   }

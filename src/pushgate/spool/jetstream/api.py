@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from pushgate.errors import SpoolUnavailable
-from pushgate.spool.jetstream.link import Link
+from pushgate.spool.jetstream.link import Link, NoAnswer
 from pushgate.spool.jetstream.protocol import Message
 
 NOT_FOUND = frozenset({10059, 10014, 10037})
@@ -26,8 +27,16 @@ FULL_MESSAGES, FULL_BYTES = 10077, 10076
 BUSY = frozenset({10158, 10167, 10008, 10009})
 """A moment later it may work: the same id is just being stored, too many requests at once, no leader."""
 WRONG_SEQUENCE = frozenset({10071, 10164})
+T = TypeVar("T")
+
 PAGE = 500
+COPY_S = 1.0
+"""So long a copy has to answer before another one may be asked."""
 NO_RESPONDERS = 503
+NOBODY = frozenset({NO_RESPONDERS, 10008, 10009})
+"""No leader that could answer."""
+LEAVE_AFTER_S = 9.0
+"""About what a cluster needs for a new leader. A server that cannot store anything for so long is left."""
 LOST = -1
 """The connection was, before the answer came."""
 
@@ -66,6 +75,15 @@ _stored = msgspec.json.Decoder(Stored).decode
 _lost = Stored(error=Refusal(LOST, 0, "the connection to NATS was lost"))
 _nobody = Stored(error=Refusal(NO_RESPONDERS, NO_RESPONDERS, "no leader, or no such stream"))
 _odd = Stored(error=Refusal(-2, 0, "not an answer of a stream"))
+
+
+class Newest(Struct, frozen=True):
+    """The newest message of some subjects, as the leader knows it."""
+
+    seq: int = 0
+    """0 where there is none."""
+    time: str = ""
+    """When it was stored (RFC 3339)."""
 
 
 class Published:
@@ -126,9 +144,35 @@ class JetStream:
     def __init__(self, link: Link, *, request_s: float) -> None:
         self.link = link
         self.request_s = request_s
+        self._fails_since: float | None = None
+        """Since when nothing was stored, although it was tried."""
 
     async def ask(self, what: str, **content: Any) -> dict[str, Any]:
         """A request of the API."""
+        try:
+            return await self._ask(what, content)
+        except SpoolUnavailable as fault:
+            if not isinstance(fault, ApiError) or fault.code in NOBODY:
+                self.fails()
+            raise
+
+    def works(self) -> None:
+        """Something was stored, or refused by somebody who could have stored it."""
+        self._fails_since = None
+
+    def fails(self) -> None:
+        """A server that is cut off from the others stays connected to us, and is of no use: look for another one.
+
+        It answers questions for a while as if it still led. So only what is stored shows that all is well.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._fails_since is None:
+            self._fails_since = now
+        elif now - self._fails_since > LEAVE_AFTER_S:
+            self._fails_since = None
+            self.link.move_on()
+
+    async def _ask(self, what: str, content: Mapping[str, Any]) -> dict[str, Any]:
         payload = json.dumps(content).encode() if content else b""
         answer = await self.link.request(f"$JS.API.{what}", payload, within_s=self.request_s)
         if answer.status == NO_RESPONDERS:
@@ -146,9 +190,16 @@ class JetStream:
     async def publish(self, subject: str, payload: bytes, *, header: bytes = b"") -> Stored:
         """Publish one message and wait until it is stored. Raises `ApiError` when it was not."""
         published = Published(self.link, 1)
-        published.send(0, subject, payload, header)
-        await published.wait(self.request_s)
+        try:
+            published.send(0, subject, payload, header)
+            await published.wait(self.request_s)
+        finally:
+            published.forget()
         stored = published.answers[0]
+        if stored is None or stored.is_open:
+            self.fails()
+        else:
+            self.works()
         if stored is None:
             raise SpoolUnavailable("NATS does not answer in time")
         if stored.error is not None:
@@ -164,13 +215,24 @@ class JetStream:
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """The last message of a subject."""
-        answer = await self.link.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
-        return _found(answer)
+        subject = f"$JS.API.DIRECT.GET.{stream}.{subject}"
+        return _found(await self._of_any_copy(lambda within_s: self.link.request(subject, within_s=within_s)))
+
+    async def newest(self, stream: str, subjects: str) -> Newest:
+        """The newest message of these subjects. Asks the leader: any copy answers the other questions, and may lag."""
+        try:
+            message = (await self.ask(f"STREAM.MSG.GET.{stream}", last_by_subj=subjects)).get("message") or {}
+        except ApiError as no:
+            if no.code not in NOT_FOUND:
+                raise
+            return Newest()
+        return Newest(int(message.get("seq", 0)), str(message.get("time", "")))
 
     async def first(self, stream: str, subject: str) -> Message | None:
         """The oldest message of a subject."""
         asked = json.dumps({"seq": 1, "next_by_subj": subject}).encode()
-        return _found(await self.link.request(f"$JS.API.DIRECT.GET.{stream}", asked))
+        where = f"$JS.API.DIRECT.GET.{stream}"
+        return _found(await self._of_any_copy(lambda within_s: self.link.request(where, asked, within_s=within_s)))
 
     async def last_of(self, stream: str, subjects: Sequence[str]) -> Mapping[str, Message]:
         """The last message of each of these subjects, where there is one."""
@@ -199,26 +261,44 @@ class JetStream:
             start = {"seq": sequence_of(messages[-1]) + 1}
 
     async def _get(self, stream: str, what: Mapping[str, Any]) -> list[Message]:
-        messages: list[Message] = []
-        problem: list[Message] = []
+        where, asked = f"$JS.API.DIRECT.GET.{stream}", json.dumps(what).encode()
 
-        def more(message: Message) -> bool:
-            if message.status == 0:
+        async def once(within_s: float) -> list[Message]:
+            messages: list[Message] = []
+
+            def more(message: Message) -> bool:
                 messages.append(message)
-                return True
-            if message.status not in (204, 404):
-                problem.append(message)
-            return False
+                return message.status == 0
 
-        await self.link.gather(f"$JS.API.DIRECT.GET.{stream}", json.dumps(what).encode(), more=more)
-        if problem:
-            raise ApiError(problem[0].status, problem[0].told or "no leader, or no such stream")
+            await self.link.gather(where, asked, more=more, within_s=within_s)
+            return messages
+
+        *messages, end = await self._of_any_copy(once)
+        if end.status not in (204, 404):
+            raise ApiError(end.status, end.told or "no leader, or no such stream")
         return messages
+
+    async def _of_any_copy(self, ask: Callable[[float], Awaitable[T]]) -> T:
+        """What any copy of a stream answers. One that was cut off lately is asked too, and says nothing: ask again."""
+        loop = asyncio.get_running_loop()
+        until, within_s = loop.time() + self.request_s, COPY_S
+        while True:
+            try:
+                return await ask(within_s)
+            except NoAnswer:
+                if loop.time() >= until:
+                    raise
+            within_s = min(2 * within_s, max(until - loop.time(), COPY_S))
 
 
 def sequence_of(message: Message) -> int:
     """The number of a message that was got directly."""
     return int(message.value("Nats-Sequence") or 0)
+
+
+def stored_at(message: Message) -> float:
+    """When a message that was got directly was stored, in unix seconds."""
+    return datetime.fromisoformat(message.value("Nats-Time-Stamp")).timestamp()
 
 
 def _found(answer: Message) -> Message | None:

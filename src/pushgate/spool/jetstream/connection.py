@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._looking: asyncio.TimerHandle | None = None
         self._why = "closed by the server"
         self._is_open = False
+        self._is_lost = False
         self._loop = loop
 
     # --- its life
@@ -77,6 +78,8 @@ class Connection(asyncio.Protocol):
         except BaseException:
             self.end("not let in")
             raise
+        if self._is_lost:  # since it let us in
+            raise ConnectionResetError(self._why)
         self._is_open = True
         self._looking = self._loop.call_later(LOOK_EVERY_S, self._look)
 
@@ -143,6 +146,7 @@ class Connection(asyncio.Protocol):
             self.end(str(fault))
 
     def connection_lost(self, fault: Exception | None) -> None:
+        self._is_lost = True
         if self._looking is not None:
             self._looking.cancel()
         why = self._why if fault is None else type(fault).__name__

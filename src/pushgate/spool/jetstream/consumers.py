@@ -16,6 +16,7 @@ import structlog
 from pushgate.errors import SpoolUnavailable
 from pushgate.spool.jetstream.api import JetStream
 from pushgate.spool.jetstream.cluster import Cluster
+from pushgate.spool.jetstream.lasting import for_ever
 from pushgate.spool.jetstream.layout import NS, Layout, text_of, token
 from pushgate.spool.jetstream.protocol import Message
 
@@ -58,7 +59,9 @@ class Consumers:
         """Somebody waits in this lane."""
         if self._watching is None:
             self._js.link.listen(self._layout.wake("*"), self._woken)
-            self._watching = asyncio.create_task(self._watch_for_ever(), name="watching for lanes")
+            self._watching = asyncio.create_task(
+                for_ever(self._watch, work="watching for lanes"), name="watching lanes"
+            )
         self._wanted[lane] = None
         self._asked.set()
 
@@ -80,16 +83,15 @@ class Consumers:
     def _woken(self, message: Message) -> None:
         self.wake(text_of(message.subject.rpartition(".")[2]))
 
-    async def _watch_for_ever(self) -> None:
-        while True:
+    async def _watch(self) -> None:
+        if not self._wanted:
             await self._asked.wait()
-            await asyncio.sleep(SOON_S)  # many lanes are asked for at once, at a start
-            self._asked.clear()
-            while self._wanted and not self._asked.is_set():
-                await self._look()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(ASK_EVERY_S):
-                        await self._asked.wait()
+        await asyncio.sleep(SOON_S)  # many lanes are asked for at once, at a start
+        self._asked.clear()
+        await self._look()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ASK_EVERY_S):
+                await self._asked.wait()
 
     async def _look(self) -> None:
         """Which of the lanes have something."""
@@ -128,5 +130,5 @@ class Consumers:
         except SpoolUnavailable as fault:
             self._tell(fault)  # tried again at the next look
             return
-        self._wanted.pop(lane, None)
         self._begin(lane)
+        self._wanted.pop(lane, None)

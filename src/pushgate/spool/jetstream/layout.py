@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -30,6 +30,8 @@ NS = 1_000_000_000
 AGAIN_WITHIN_S = 10
 """So long a message that is published again is known, where repeats are not looked for."""
 HASH_KEY = "hash-key"
+FIXED = ("retention", "storage", "subjects")
+"""What of a stream cannot be changed."""
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _CODED = re.compile(r"=([0-9A-F]{2})")
 _NO_STORAGE = frozenset({10047, 10028, 10023, FULL_BYTES})
@@ -149,6 +151,15 @@ def bucket_config(stream: str, what: str, *, max_age_s: float) -> dict[str, Any]
     }
 
 
+def configs(layout: Layout, wanted: Wanted) -> Sequence[dict[str, Any]]:
+    """The stream and both buckets, as they should be."""
+    return [
+        stream_config(layout, wanted),
+        bucket_config(layout.dead_bucket, "dead pushkeys of pushgate, hashed", max_age_s=wanted.remember_s),
+        bucket_config(layout.state_bucket, "what gateways of pushgate share", max_age_s=0),
+    ]
+
+
 class Builder:
     """Sees to it that everything is there and as it should be. All raise `SpoolUnusable`, which says what to do."""
 
@@ -164,13 +175,7 @@ class Builder:
         if (version := self._js.link.version) < OLDEST_SERVER:
             old = ".".join(map(str, version)) or "of no version"
             raise SpoolUnusable(f"NATS is {old} -> pushgate needs 2.11 or later")
-        layout = self._layout
-        configs = [
-            stream_config(layout, wanted),
-            bucket_config(layout.dead_bucket, "dead pushkeys of pushgate, hashed", max_age_s=wanted.remember_s),
-            bucket_config(layout.state_bucket, "what gateways of pushgate share", max_age_s=0),
-        ]
-        for config in configs:
+        for config in configs(self._layout, wanted):
             await self._settle(config)
 
     async def _settle(self, config: dict[str, Any]) -> None:
@@ -184,11 +189,11 @@ class Builder:
             return
         if (found := (there.get("metadata") or {}).get("pushgate", FORMAT)) != FORMAT:
             raise SpoolUnusable(f"stream {name} in NATS is of format {found} -> use the pushgate that made it")
-        differing = _differences(config, there, replicas=self._cluster.replicas)
+        differing = differences(config, there, replicas=self._cluster.replicas)
         if not differing:
             return
         told = ", ".join(f"{key} is {there.get(key)} instead of {value}" for key, value in differing.items())
-        if fixed := [key for key in differing if key in ("retention", "storage", "subjects")]:
+        if fixed := [key for key in differing if key in FIXED]:
             raise SpoolUnusable(
                 f"stream {name} in NATS is not ours: {told} -> set another spool.nats.name, or remove it ({fixed[0]} "
                 "cannot be changed)"
@@ -265,7 +270,7 @@ class Builder:
             await asyncio.sleep(0.05)
 
 
-def _differences(wanted: Mapping[str, Any], there: Mapping[str, Any], *, replicas: int) -> dict[str, Any]:
+def differences(wanted: Mapping[str, Any], there: Mapping[str, Any], *, replicas: int) -> dict[str, Any]:
     """What of a stream is not as it should be, with how it should be."""
     differing = {
         key: value for key, value in wanted.items() if key not in ("name", "description") and there.get(key) != value

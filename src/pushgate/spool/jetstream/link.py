@@ -10,8 +10,9 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -19,6 +20,7 @@ from pushgate.errors import SpoolUnavailable, SpoolUnusable
 from pushgate.spool.jetstream import protocol
 from pushgate.spool.jetstream.cluster import Cluster, Server
 from pushgate.spool.jetstream.connection import Connection, Refused
+from pushgate.spool.jetstream.lasting import for_ever
 from pushgate.spool.jetstream.protocol import Message
 
 log = structlog.get_logger(__name__)
@@ -28,9 +30,16 @@ Answered = Callable[[Message | None], None]
 
 DIAL_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+LASTS_S = 5.0
+"""A connection that was lost sooner counts as an attempt: what follows is not tried at once."""
+MOST_LEARNED = 16
 TELL_EVERY_S = 5.0
 LEAVE_WITHIN_S = 2.0
 _INBOX = b"1"
+
+
+class NoAnswer(SpoolUnavailable):
+    """Asked, and nothing came in time."""
 
 
 class Link:
@@ -39,8 +48,13 @@ class Link:
     def __init__(self, cluster: Cluster, *, client: str) -> None:
         self._cluster = cluster
         self._client = client
-        self._servers = list(cluster.servers)
+        self._learned: list[Server] = []
+        """Those of the cluster that nobody has named, as the last connection told them."""
         self._connection: Connection | None = None
+        self._server: Server | None = None
+        """To which it goes, or went last."""
+        self._shunned: Server | None = None
+        """Tried last: JetStream did not answer there."""
         self._prefix = f"_INBOX.{secrets.token_hex(11)}"
         self._skip = len(self._prefix) + 1
         self._awaited: dict[str, Answered] = {}
@@ -52,6 +66,8 @@ class Link:
         self._keeping: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._told_at = 0.0
+        self._connected_at = -LASTS_S
+        self._pause_s = FIRST_PAUSE_S
         self._closing = False
         self.came_back: Callable[[], None] = lambda: None
         """Called after each connection but the first."""
@@ -71,7 +87,7 @@ class Link:
                     raise SpoolUnusable(told) from fault
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        self._keeping = asyncio.create_task(self._keep(), name="link to nats")
+        self._keeping = asyncio.create_task(for_ever(self._keep, work="link"), name="link to nats")
 
     async def close(self) -> None:
         """Send what there is, and end it."""
@@ -94,10 +110,21 @@ class Link:
         if self._connection is not None:
             self._connection.end("dropped")
 
+    def move_on(self) -> None:
+        """Leave this server for another one, where there is another: what is asked here is not answered."""
+        if self._connection is not None and len(self._in_turn()) > 1:
+            self._shunned = self._server
+            self._connection.end("JetStream does not answer there")
+
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection."""
         return self._connection is not None
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What the server says of itself."""
+        return self._connection.info if self._connection else {}
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -150,15 +177,17 @@ class Link:
             async with asyncio.timeout(within_s or self._cluster.request_s):
                 answer = await future
         except TimeoutError:
-            raise SpoolUnavailable("NATS does not answer in time") from None
+            raise NoAnswer("NATS does not answer in time") from None
         finally:
             self.forget(reply)
         if answer is None:
             raise SpoolUnavailable("the connection to NATS was lost")
         return answer
 
-    async def gather(self, subject: str, payload: bytes, *, more: Callable[[Message], bool]) -> None:
-        """Ask what has several answers: `more` gets each and says whether another one follows."""
+    async def gather(
+        self, subject: str, payload: bytes, *, more: Callable[[Message], bool], within_s: float | None = None
+    ) -> None:
+        """Ask what has several answers: `more` gets each and says whether another one follows, so soon."""
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         reply = f"{self._prefix}.{self._token + 1}"
 
@@ -171,14 +200,14 @@ class Link:
         try:
             self.send(subject, payload, reply=reply)
             while True:
-                async with asyncio.timeout(self._cluster.request_s):
+                async with asyncio.timeout(within_s or self._cluster.request_s):
                     answer = await queue.get()
                 if answer is None:
                     raise SpoolUnavailable("the connection to NATS was lost")
                 if not more(answer):
                     return
         except TimeoutError:
-            raise SpoolUnavailable("NATS does not answer in time") from None
+            raise NoAnswer("NATS does not answer in time") from None
         finally:
             self.forget(reply)
 
@@ -207,9 +236,8 @@ class Link:
 
     async def _connect(self) -> None:
         """To the first server that lets us in. Raises what the last one said."""
-        random.shuffle(self._servers)
         fault: Exception = OSError("no server")
-        for server in list(self._servers):
+        for server in self._in_turn():
             connection = Connection(self._was_lost, self._leave)
             try:
                 async with asyncio.timeout(DIAL_S):
@@ -220,10 +248,13 @@ class Link:
             except (OSError, Refused) as refused:
                 fault = refused
                 continue
+            except UnicodeError:  # from the resolver
+                fault = OSError(f"{server} is no name of a server")
+                continue
             connection.complain = self._complained  # type: ignore[method-assign]  # made to be replaced
             self._learn(connection)
             self._gone.clear()
-            self._connection = connection
+            self._connection, self._server, self._shunned = connection, server, None
             self._there.set()
             connection.subscribe(f"{self._prefix}.*", _INBOX, self._answer)
             for number, (subject, handler) in self._subscriptions.items():
@@ -232,26 +263,41 @@ class Link:
             return
         raise fault
 
+    def _in_turn(self) -> list[Server]:
+        """Those that are named, then those of which one of them has told. Each gateway has an order of its own."""
+        named = list(self._cluster.servers)
+        learned = [each for each in self._learned if each not in named]
+        random.shuffle(named)
+        random.shuffle(learned)
+        return sorted([*named, *learned], key=lambda each: each == self._shunned)
+
     def _learn(self, connection: Connection) -> None:
-        """Servers of the cluster that nobody has named."""
-        for each in connection.info.get("connect_urls") or ():
+        learned = []
+        for each in (connection.info.get("connect_urls") or ())[:MOST_LEARNED]:
             with suppress(ValueError):
-                if (server := Server.of(str(each))) not in self._servers and len(self._servers) < 32:
-                    self._servers.append(server)
+                learned.append(Server.of(str(each)))
+        self._learned = learned
 
     async def _keep(self) -> None:
+        """A new connection when one is lost: at once, but where the last ones did not last."""
+        await self._gone.wait()
+        if time.monotonic() - self._connected_at > LASTS_S:
+            self._pause_s = FIRST_PAUSE_S
+        else:
+            await self._pause()
         while True:
-            await self._gone.wait()
-            pause_s = FIRST_PAUSE_S
-            while True:
-                try:
-                    await self._connect()
-                    break
-                except (OSError, SpoolUnusable) as fault:
-                    self._tell(str(fault), refused=isinstance(fault, SpoolUnusable))
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads those who come back
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            self.came_back()
+            try:
+                await self._connect()
+                break
+            except (OSError, SpoolUnusable) as fault:
+                self._tell(str(fault), refused=isinstance(fault, SpoolUnusable))
+            await self._pause()
+        self._connected_at = time.monotonic()
+        self.came_back()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads those who come back
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def _tell(self, fault: str, *, refused: bool) -> None:
         now = time.monotonic()

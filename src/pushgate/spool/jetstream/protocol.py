@@ -29,6 +29,10 @@ class Message(NamedTuple):
     header: bytes
     payload: bytes
 
+    def __repr__(self) -> str:
+        """Without what is in it."""
+        return f"Message({self.subject!r}, {len(self.payload)} bytes)"
+
     @property
     def status(self) -> int:
         """What the server says in place of a message (ADR-4), or 0 for a message."""

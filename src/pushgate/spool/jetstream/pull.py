@@ -39,6 +39,10 @@ class Ways(Protocol):
         """What NATS gave, or None where it cannot be read."""
         ...
 
+    def let_go(self, held: Held) -> None:
+        """It is not ours any more."""
+        ...
+
     def want_consumer(self, lane: str) -> None:
         """Somebody waits, and there may be no consumer: call `begin` of the lane when there is one, and something."""
         ...
@@ -82,9 +86,8 @@ class Pull:
 
     async def lease(self, limit: int) -> Sequence[Lease]:
         """See `spool.Spool.lease`."""
-        self._shed()
-        if self.ready and not self._waiters:
-            return self._take(limit)
+        if not self._waiters and (leases := self._take(limit)):
+            return leases
         waiter = _Waiter(self._loop.create_future(), limit)
         self._waiters.append(waiter)
         self._ask()
@@ -117,6 +120,9 @@ class Pull:
 
     def look(self, now: float) -> Sequence[Held]:
         """A request whose owner gives no signs of life is lost. Returns what nobody here has asked for."""
+        for held in [held for held in self.ready if self._has_lapsed(held, now)]:
+            self.ready.remove(held)
+            self._ways.let_go(held)
         if self._wanted and now - self._heard_at > SILENT_S:
             self.retry()
         if self._is_refused:
@@ -174,30 +180,32 @@ class Pull:
 
     def _serve(self) -> None:
         self._serving = False
-        self._shed()
         while self._waiters and self.ready:
-            waiter = self._waiters.popleft()
-            if not waiter.future.done():
-                waiter.future.set_result(self._take(waiter.limit))
+            if self._waiters[0].future.done():
+                self._waiters.popleft()
+            elif leases := self._take(self._waiters[0].limit):
+                self._waiters.popleft().future.set_result(leases)
         if self._waiters:
             self._ask()
         elif self.ready:
             self._idle_since = self._loop.time()
 
     def _take(self, limit: int) -> list[Lease]:
-        leases = []
-        for _ in range(min(limit, len(self.ready))):
+        """Up to so many of what is ready; none where none of it is ours any more."""
+        now, leases = self._loop.time(), list[Lease]()
+        while self.ready and len(leases) < limit:
             held = self.ready.popleft()
+            if self._has_lapsed(held, now):
+                self._ways.let_go(held)
+                continue
             held.state = State.LEASED
             leases.append(Lease(held.delivery, held.attempt, held))
-        self._idle_since = self._loop.time()
+        self._idle_since = now
         return leases
 
-    def _shed(self) -> None:
-        """Leave what is not ours any more: this process was held up for long, and NATS has given it to another."""
-        now = self._loop.time()
-        while self.ready and now - self.ready[0].renewed_at > self._lapse_s:
-            self.ready.popleft().state = State.GONE
+    def _has_lapsed(self, held: Held, now: float) -> bool:
+        """Whether NATS has given it to another one: this process was held up for long."""
+        return now - held.renewed_at > self._lapse_s
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         for lease in reversed(leases):

@@ -16,6 +16,7 @@ from pushgate.spool.jetstream.cluster import Cluster
 from pushgate.spool.jetstream.consumers import Consumers
 from pushgate.spool.jetstream.endings import Endings
 from pushgate.spool.jetstream.held import PROGRESS, Held, State, nak, numbers_of
+from pushgate.spool.jetstream.lasting import for_ever
 from pushgate.spool.jetstream.layout import NS, Layout, token
 from pushgate.spool.jetstream.protocol import Message
 from pushgate.spool.jetstream.pull import EXPIRES_S, HEARTBEAT_S, Pull
@@ -57,7 +58,7 @@ class Worker:
         pull = self._pulls.get(lane)
         if pull is None:
             if self._looking is None:
-                self._looking = asyncio.create_task(self._look_for_ever(), name="signs of life to nats")
+                self._looking = asyncio.create_task(for_ever(self._look, work="signs of life"), name="signs of life")
             pull = self._pulls[lane] = Pull(
                 lane, self, subscribe=self._js.link.subscribe, lapse_s=self._cluster.ack_wait_s
             )
@@ -148,6 +149,11 @@ class Worker:
         self._held[held] = None
         return held
 
+    def let_go(self, held: Held) -> None:
+        """See `pull.Ways.let_go`."""
+        held.state = State.GONE
+        self._held.pop(held, None)
+
     def want_consumer(self, lane: str) -> None:
         """See `pull.Ways.want_consumer`."""
         self._consumers.want(lane)
@@ -166,19 +172,17 @@ class Worker:
         for pull in self._pulls.values():
             pull.retry()
 
-    async def _look_for_ever(self) -> None:
-        every_s = min(self._cluster.ack_wait_s / LOOKS, 1.0)
-        while True:
-            await asyncio.sleep(every_s)
-            now = self._loop.time()
-            with suppress(SpoolUnavailable):
-                self._leave_unwanted(now)
-                self._give_signs(now)
+    async def _look(self) -> None:
+        await asyncio.sleep(min(self._cluster.ack_wait_s / LOOKS, 1.0))
+        now = self._loop.time()
+        with suppress(SpoolUnavailable):
+            self._leave_unwanted(now)
+            self._give_signs(now)
 
     def _leave_unwanted(self, now: float) -> None:
         for pull in self._pulls.values():
             for held in pull.look(now):
-                self._forget(held)  # first: what is renewed and in no queue would be nobody's until its time is up
+                self.let_go(held)  # first: what is renewed and in no queue would be nobody's until its time is up
                 with suppress(SpoolUnavailable):
                     self._js.link.send(held.reply, nak(0))  # where that is lost, NATS gives it again after `ack_wait`
 
@@ -188,15 +192,9 @@ class Worker:
         for held in self._held:
             if held.renewed_at > due:
                 break
-            if held.state is State.GONE:
-                continue
             self._js.link.send(held.reply, PROGRESS)
             renewed.append(held)
         for held in renewed:
             held.renewed_at = now
             del self._held[held]
             self._held[held] = None
-
-    def _forget(self, held: Held) -> None:
-        held.state = State.GONE
-        self._held.pop(held, None)
