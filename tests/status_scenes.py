@@ -251,7 +251,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
         troubles={0: QUOTA, 1: KEY},
     ),
     "silent": lambda: Scene(
-        ["org.example.health.firebase", "org.example.health.apns"], ["erp"], per_s=0.01, troubles={0: NO_WAY}
+        ["org.example.health.firebase", "org.example.health.apns"], ["erp"], per_s=0.03, troubles={0: NO_WAY}
     ),
     "outage": lambda: Scene(
         ["org.example.health.firebase", "org.example.health.apns"], CALLERS, per_s=20, troubles={0: OUTAGE}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.status_scenes import DELIVERY_BYTES, EMPTY_SPOOL_BYTES, HOUR_S, STEP_S, UP_S, played
 
+NOON = 1_767_268_800.0
 
+
+@pytest.mark.parametrize("began", [NOON + n * 3571 for n in range(7)])
 @pytest.mark.parametrize("name", ["calm", "trouble", "outage", "silent"])
-async def test_a_scene_adds_up(name: str) -> None:
+async def test_a_scene_adds_up(name: str, began: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: began)  # what comes in swings with the time of day
     scene = await played(name)
     now = await scene.console._live.status()
     totals, lanes, up_s = now.totals, now.lanes, UP_S + HOUR_S
