@@ -145,15 +145,15 @@ class Plan:
         families = metrics.Metrics.families
         watch, open_spool, fetch = Health.watch, spools.open_spool, google_fetch._fetch
 
-        def broken_load(path: Path, *, environ: Mapping[str, str]) -> Any:
+        def broken_load(path: Path, *, environ: Mapping[str, str], sends: bool) -> Any:
             if "reload" in self.spots:  # the first one is not made here
                 self.broken()
-            return load(path, environ=environ)
+            return load(path, environ=environ, sends=sends)
 
-        def broken_first_load(path: Path, *, environ: Mapping[str, str]) -> Any:
+        def broken_first_load(path: Path, *, environ: Mapping[str, str], sends: bool) -> Any:
             if "load" in self.spots:
                 self.broken()
-            return first_load(path, environ=environ)
+            return first_load(path, environ=environ, sends=sends)
 
         def broken_families(own: metrics.Metrics) -> list[Family]:
             if "metrics" in self.spots:

@@ -1,13 +1,15 @@
 """The configured apps as they run: a provider for each, opened, replaced and closed as the configuration changes.
 
+Who never sends asks providers what they would refuse, and has no credentials, no connections and no lanes.
+
 Knows the providers by their classes; nobody else but `gateway` does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from typing import assert_never
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Never, assert_never
 
 from msgspec import Struct
 
@@ -16,11 +18,11 @@ from pushgate.breaker import BreakerLimits
 from pushgate.config import AppSettings, Settings
 from pushgate.config.files import digest
 from pushgate.flights import Landing
-from pushgate.http2 import Pool
+from pushgate.http2 import Call, Pool
 from pushgate.intake import App
 from pushgate.lane_settings import LaneSettings
 from pushgate.provider import Provider, apns, fcm
-from pushgate.provider.credentials import Clock
+from pushgate.provider.credentials import Clock, GoogleToken
 from pushgate.provider.peer import Line
 from pushgate.provider.sharing import Sharing
 
@@ -33,15 +35,16 @@ _POLICIES: Mapping[str, retry.Policy] = {"apns": retry.APNS, "fcm": retry.FCM}
 class _Open(Struct, frozen=True):
     settings: AppSettings
     digest: bytes
-    """Of the files that the settings name: a key may change and keep its path."""
+    """Of the files that the settings name: a key may change and keep its path. Empty where nobody looks at them."""
     provider: Provider
 
 
 class Apps:
     """The apps that run. Lanes of one key share its token; connections too, where trust is equal."""
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock, sends: bool = True) -> None:
         self._clock = clock
+        self._sends = sends
         self._sharing = Sharing()
         self._open: dict[str, _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -56,7 +59,7 @@ class Apps:
         made: list[Provider] = []
         try:
             for app_id, settings in apps.items():
-                known, now = self._open.get(app_id), digest(settings)
+                known, now = self._open.get(app_id), digest(settings) if self._sends else b""
                 if known is None or (known.settings, known.digest) != (settings, now):
                     known = _Open(settings, now, self._provider(settings))
                     made.append(known.provider)
@@ -69,7 +72,9 @@ class Apps:
         return gone
 
     def lanes(self, settings: Settings) -> Mapping[str, LaneSettings]:
-        """How dispatch is to run each of them."""
+        """How dispatch is to run each of them that is sent for: all, or none."""
+        if not self._sends:
+            return {}
         limits = settings.rejections
         breaker = BreakerLimits(limits.breaker_share, limits.breaker_count, limits.breaker_window_s)
         return {
@@ -127,6 +132,8 @@ class Apps:
             await each.provider.close()
 
     def _provider(self, settings: AppSettings) -> Provider:
+        if not self._sends:
+            return _unopened(settings, clock=self._clock)
         match settings:
             case apns.Settings():
                 return apns.ApnsProvider.open(settings, sharing=self._sharing, clock=self._clock)
@@ -134,3 +141,39 @@ class Apps:
                 return fcm.FcmProvider.open(settings, sharing=self._sharing, clock=self._clock)
             case _:
                 assert_never(settings)
+
+
+def _unopened(settings: AppSettings, *, clock: Clock) -> Provider:
+    """A provider that knows what to refuse, and nothing to send with."""
+    match settings:
+        case apns.Settings():
+            return apns.ApnsProvider(settings, line=Line(_NoLine), authority="", token=None, clock=clock)
+        case fcm.Settings():
+            token = GoogleToken(_never, clock=clock)
+            return fcm.FcmProvider(settings, line=Line(_NoLine), authority="", token=token, clock=clock)
+        case _:
+            assert_never(settings)
+
+
+def _never() -> Never:
+    raise AssertionError("a gateway that never sends was about to")
+
+
+class _NoLine:
+    """In place of the connections of who has none. See `provider.peer.Asker`."""
+
+    def join(self, owner: Hashable) -> None:
+        """No stream is kept free."""
+
+    def leave(self, owner: Hashable) -> None:
+        """None was."""
+
+    def send(self, call: Call, *, owner: Hashable) -> None:
+        """A bug of ours: there are no lanes."""
+        _never()
+
+    def renew(self) -> None:
+        """There is nothing to renew."""
+
+    async def close(self, timeout_s: float = 0.0) -> None:
+        """There is nothing to close."""

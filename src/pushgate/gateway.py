@@ -209,7 +209,7 @@ class Gateway:
             on_commit=self._metrics.count_commit,
         )
         stack.push_async_callback(spool.close)
-        apps = Apps(clock=self._clock)
+        apps = Apps(clock=self._clock, sends=self._role != "api")
         stack.push_async_callback(apps.close)
         apps.change(settings.apps)
         await self._warn_of_orphans(spool)
@@ -348,7 +348,8 @@ class Gateway:
 
     def _files(self) -> list[Path]:
         """What a running gateway was configured by."""
-        tables = [*self._settings.apps.values(), self._settings.api, self._settings.management]
+        apps = self._settings.apps.values() if self._role != "api" else ()
+        tables = [*apps, self._settings.api, self._settings.management]
         named = [path for table in tables for path in files_of(table)]
         return [self._config_file, *named] if self._config_file else named
 

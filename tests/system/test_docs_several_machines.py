@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "several-machines.md").read_text()
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.nats.yaml").read_text())
 SERVERS = ("nats-1", "nats-2", "nats-3")
+OF_PROVIDERS = {"AuthKey.p8", "service-account.json"}
 PASSWORD = "12e4" + secrets.token_hex(20)
 """As `openssl rand -hex` may give it: it must not be taken for a number."""
 
@@ -150,7 +151,8 @@ async def test_the_compose_file_is_true(tmp_path: Path) -> None:
     environ["PUSHGATE_SPOOL__NATS__PASSWORD_FILE"] = "nats.password"
     for role in ("api", "worker"):
         named = {each["source"] for each in services[role]["secrets"]}
-        assert named <= set(COMPOSE["secrets"])
+        assert named == set(COMPOSE["secrets"]) - (OF_PROVIDERS if role == "api" else set())
+        assert all(each["target"] == f"/etc/pushgate/{each['source']}" for each in services[role]["secrets"])
     config = COMPOSE["configs"]["nats.conf"]["content"]
     with servers(tmp_path / "nats", config, {"NATS_PASSWORD": given}) as nats:
         (tmp_path / "stage").mkdir()

@@ -34,12 +34,14 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 VERSIONS = ("1.27", "1.34")
 """Of Kubernetes: the oldest that the chart takes, and a young one."""
 
+KEYS = [{"name": "keys", "items": [{"key": "apns", "path": "AuthKey.p8"}]}]
 NATS = {"spool": {"kind": "nats", "nats": {"url": "nats://a.example.org:4222,b.example.org:4222"}}}
 EVERYTHING = {
     "image": {"digest": f"sha256:{'0' * 64}"},
     "imagePullSecrets": [{"name": "pull"}],
     "extraEnv": [{"name": "PUSHGATE_LOG__LEVEL", "value": "debug"}],
-    "secrets": [{"name": "keys", "items": [{"key": "apns", "path": "AuthKey.p8"}]}, {"name": "tls", "optional": True}],
+    "secrets": [{"name": "callers"}, {"name": "tls", "optional": True}],
+    "providerSecrets": KEYS,
     "spool": {"sqlite": {"storageClass": "fast", "accessModes": ["ReadWriteOncePod"]}},
     "replicas": 3,
     "drainSeconds": 90,
@@ -190,6 +192,7 @@ def test_values_that_are_wrong_are_refused() -> None:
         {"spool": {"kind": "nats", "nats": {"url": "nats://user:password@a.example.org"}}},
         {"spool": {"sqlite": {"accessModes": ["ReadWriteMany"]}}},
         {"secrets": [{"name": "a", "items": [{"key": "k", "path": "../k"}]}]},
+        {"providerSecrets": [{"name": "a", "items": [{"key": "k", "path": "../k"}]}]},
         {"listenHost": "everywhere"},
         {"drainSeconds": 601},
         {"config": ""},
@@ -298,6 +301,16 @@ def test_pods_are_restricted(rendered: Rendered) -> None:
         assert not any("hostPath" in each for each in spec["volumes"])
         (config,) = (each for each in spec["volumes"] if each["name"] == "config")
         assert config["projected"]["defaultMode"] == 0o440, "not for others"
+
+
+def test_only_who_sends_has_the_keys_of_the_providers(rendered: Rendered) -> None:
+    given = rendered.values.get("providerSecrets", [])
+    for workload in rendered.workloads:
+        role = workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        (config,) = (each for each in workload["spec"]["template"]["spec"]["volumes"] if each["name"] == "config")
+        mounted = [each["secret"] for each in config["projected"]["sources"] if "secret" in each]
+        assert [each for each in mounted if each["name"] == "keys"] == ([] if role == "api" else given)
+        assert all(each in mounted for each in rendered.values.get("secrets", []))
 
 
 # --- as pushgate sees it

@@ -12,7 +12,7 @@ import pytest
 
 from pushgate.model import Delivery, Device, PlainNotification
 from pushgate.spool import lanes
-from pushgate.spool.sqlite import MANY, SqliteSpool
+from pushgate.spool.sqlite import SqliteSpool
 from pushgate.spool.store import Store
 
 FEW_BYTES = 60_000
@@ -117,9 +117,12 @@ async def test_many_wait_a_moment_for_a_lane_that_is_served(tmp_path: Path, monk
         await spool.put(deliveries("lane", 500))
     assert waits == [], "nobody takes anything: whoever waits there, waits in vain"
     await spool.lease("lane", 10)
-    await spool.put(deliveries("other", MANY - 1))
-    assert waits == [], "few never wait"
-    await spool.put(deliveries("other", MANY))
-    assert waits == [lanes.CATCH_UP_STEP_S] * lanes.CATCH_UP_STEPS, "and many not for ever"
+    await spool.put(deliveries("lane", lanes.CATCH_UP_ROWS - 1))
+    await spool.put(deliveries("other", 200))
+    assert waits == [], "few never wait, nor does another lane"
+    await spool.put(deliveries("lane", 2 * lanes.CATCH_UP_ROWS))
+    assert waits == [lanes.CATCH_UP_STEP_S] * 2
+    await spool.put(deliveries("lane", 500))
+    assert waits == [lanes.CATCH_UP_STEP_S] * (2 + lanes.CATCH_UP_STEPS), "and nobody waits for ever"
     monkeypatch.undo()
     await spool.close()

@@ -27,6 +27,7 @@ from pushgate.outcome import Rejected
 from pushgate.spool import Lease
 from pushgate.spool.cipher import SEED_BYTES
 from pushgate.spool.sqlite import SqliteSpool
+from pushgate.spool.store import Store
 
 ENDS = ("ack", "bury", "reject", "sweep")
 LANE, KEPT_LANE = "de.example.app.apns", "de.example.other.apns"
@@ -81,10 +82,19 @@ class Run:
         self._seeds = seeds
         self._clock = clock
 
-    async def put(self, mark: str, *, lane: str = LANE, life_s: float = 3600, count: int = 70) -> None:
+    async def put(
+        self, mark: str, *, lane: str = LANE, life_s: float = 3600, count: int = 70, settled: bool = True
+    ) -> None:
+        """With rows of their own, while their mark is the one that seeds begin with; or as they come, in bundles."""
         for start in range(0, count, 10):
             self._seeds.mark = mark
             await self.spool.put([delivery(mark, start + n, lane=lane, life_s=life_s) for n in range(10)])
+            while settled and await self.spool._committer.perform(Store.settle_oldest):
+                pass
+
+    def mark(self, mark: str) -> None:
+        """Seeds begin with it from now on."""
+        self._seeds.mark = mark
 
     async def end(self, how: str, *, count: int = 70) -> None:
         """End what waits in the lane, in another order than that of the pages."""
@@ -150,6 +160,25 @@ async def test_it_is_gone_when_the_spool_is_idle(path: Path, how: str) -> None:
         await until_gone(path, "leaves")
         assert (await run.spool.backlog())[KEPT_LANE].waiting == 70
         assert traces(path, "stays")
+
+
+@pytest.mark.parametrize("how", ["ack", "bury", "reject"])
+@pytest.mark.parametrize("tidy_idle_s", [0.02, 3600])
+async def test_it_is_gone_when_it_ends_in_a_bundle(path: Path, how: str, tidy_idle_s: float) -> None:
+    """All of a bundle, or beside others of it that stay: then as soon as those have rows of their own."""
+    async with running(path, tidy_idle_s=tidy_idle_s) as run:
+        await run.put("leaves", settled=False)
+        assert traces(path, "leaves")
+        run.mark("stays")
+        await run.spool.put([delivery("stays", n, lane=KEPT_LANE, life_s=86_400) for n in range(70)])
+        (kept,) = await run.spool.lease(LANE, 1)
+        await run.end(how, count=69)
+        await run.spool.put([delivery("more", n, lane=KEPT_LANE, life_s=86_400) for n in range(10)])
+        await until_gone(path, "leaves 1")
+        await run.spool.ack([kept])
+        await asyncio.sleep(0.5)
+        await run.spool.put([delivery("more", 11, lane=KEPT_LANE, life_s=86_400)])
+        await until_gone(path, "leaves")
 
 
 @pytest.mark.parametrize("how", ENDS)

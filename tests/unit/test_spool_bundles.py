@@ -114,7 +114,7 @@ def test_what_is_taken_out_is_ended_elsewhere_in_the_same_transaction(bench: Ben
     bench.commit()
     assert [(row.id, due_ms) for row, due_ms in bench.bundles.take_out([1, 99])] == [(1, 5)]
     assert bench.bundles.end([1, 2, 99]) == [1, 99], "neither stands in a bundle any more"
-    assert bench.bundles.take_out_all() == []
+    assert bench.bundles.take_out_oldest(9) == []
     bench.commit()
     assert bench.count("bundles") == 0
 
@@ -146,7 +146,7 @@ def test_one_that_cannot_be_read_is_kept_until_its_time_is_up(bench: Bench, dama
     bench.commit()
     assert bench.count("bundles") == 2, "its number is not given again"
     bench.start(NOW_MS + KEPT_MS)
-    assert (bench.count("bundles"), bench.count("deliveries"), bench.seeds_left()) == (0, 0, 0)
+    assert (bench.count("bundles"), bench.count("deliveries"), bench.seeds_left()) == (0, 1, 1), "the second is fine"
 
 
 STEPS = st.lists(

@@ -55,19 +55,19 @@ def test_bytes_are_asked_for_once_a_transaction_and_counted_on() -> None:
     file = File(used_bytes=MB - 10 * row_bytes(1700))
     room = Room(Limits(max_bytes=MB), waiting=0, used_bytes=file.used_bytes)
     for _ in range(5):
-        assert room.take([1700, 1700]) is None
-    assert room.take([1700]) is not None
+        assert room.take([row_bytes(1700), row_bytes(1700)]) is None
+    assert room.take([row_bytes(1700)]) is not None
     assert room.probe() is not None
     assert file.asked == 1
     file.bytes -= MB // 2
     room.begin()
     assert room.probe() is None
-    assert room.take([1700]) is None
+    assert room.take([row_bytes(1700)]) is None
     assert file.asked == 2
     room.commit()
     file.bytes = MB - row_bytes(SMALLEST_BYTES)
     assert room.probe() is None
-    assert room.take([1700]) is not None
+    assert room.take([row_bytes(1700)]) is not None
     file.bytes += 1
     room.begin()
     assert room.probe() is not None

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -21,6 +21,10 @@ def check_config(
     *,
     config: Annotated[Path, Parameter(help="The configuration (TOML).")],
     json: Annotated[bool, Parameter(help="Answer as JSON.")] = False,
+    role: Annotated[
+        Literal["all", "api", "worker"],
+        Parameter(help="As that of `serve`: for `api` the files that `[apps]` names are not looked at."),
+    ] = "all",
 ) -> int:
     """Check a configuration without starting anything.
 
@@ -28,14 +32,15 @@ def check_config(
     its app from sending and nobody from starting: it is told, and the exit code is 1.
     """
     try:
-        settings = load(config, environ=os.environ)
+        settings = load(config, environ=os.environ, sends=role != "api")
     except ConfigError as error:
         if json:
             print(msgspec.json.encode({"ok": False, "faults": error.faults}).decode())
         else:
             _explain(config, error)
         return cli.USAGE
-    late = summary.overdue(settings, now=time.time())
+    looked_at = settings if role != "api" else settings.model_copy(update={"apps": {}})
+    late = summary.overdue(looked_at, now=time.time())
     if json:
         print(msgspec.json.encode({"ok": not late, "faults": late}).decode())
     else:
@@ -44,10 +49,10 @@ def check_config(
     return cli.FAILED if late else cli.DONE
 
 
-def load_or_explain(config: Path) -> Settings | None:
-    """The settings, or None after every fault was printed."""
+def load_or_explain(config: Path, *, sends: bool = False) -> Settings | None:
+    """The settings, or None after every fault was printed. The files of `[apps]` are looked at for who sends."""
     try:
-        return load(config, environ=os.environ)
+        return load(config, environ=os.environ, sends=sends)
     except ConfigError as error:
         _explain(config, error)
         return None

@@ -28,7 +28,10 @@ def serve(
     config: Annotated[Path, Parameter(help="The configuration (TOML). Environment variables PUSHGATE_… win over it.")],
     role: Annotated[
         Literal["all", "api", "worker"],
-        Parameter(help="`all` takes and sends. `api` and `worker` need a spool that several machines share."),
+        Parameter(
+            help="`all` takes and sends. `api` and `worker` need a spool that several machines share. `api` needs none "
+            "of the files that `[apps]` names."
+        ),
     ] = "all",
 ) -> int:
     """Run the gateway.
@@ -43,7 +46,7 @@ def serve(
     With `api.processes` over 1 this process takes nothing itself: it starts so many others, restarts those that die,
     and hands on what it is told by signals.
     """
-    settings = load_or_explain(config)
+    settings = load_or_explain(config, sends=role != "api")
     if settings is None:
         return cli.USAGE
     if role != "all" and not settings.spool.is_shared:
@@ -74,7 +77,11 @@ def _alone(settings: Settings, config: Path, role: Literal["all", "api", "worker
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    gateway = Gateway(settings, config_file=config, load=lambda: load(config, environ=os.environ), role=role)
+
+    def load_again() -> Settings:
+        return load(config, environ=os.environ, sends=role != "api")
+
+    gateway = Gateway(settings, config_file=config, load=load_again, role=role)
 
     async def run() -> int:
         stop = _signals(reload=gateway.reload, kill=lambda: None)

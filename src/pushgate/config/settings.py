@@ -13,7 +13,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pushgate.config import environment, rules, summary
 from pushgate.config import faults as fault_finding
@@ -25,6 +25,7 @@ from pushgate.config.spool_table import DAY_S, DEFAULT_SPOOL, Spool
 from pushgate.config.tracing_table import Tracing
 from pushgate.errors import ConfigError, ConfigFault
 from pushgate.provider import apns_settings, fcm_settings
+from pushgate.provider.fields import NamedFile, NamedLoginFile
 
 DEEPEST_TABLE = 8
 """Deeper than any key: what nests deeper is refused before anything walks it."""
@@ -89,12 +90,54 @@ class Settings(_Table, frozen=True):
         return summary.describe(self)
 
 
-def load(path: Path, *, environ: Mapping[str, str], content: bytes | None = None) -> Settings:
+class _TakenApns(apns_settings.Settings, frozen=True):
+    """An app of a gateway that never sends: the same keys, whose files nobody looks at."""
+
+    key_file: NamedFile = None
+    certificate_key_file: NamedFile = None
+    password_file: NamedFile = None
+    certificate_file: NamedFile = None
+    ca_file: NamedFile = None
+    proxy_login_file: NamedLoginFile = None
+
+    @field_validator("key_file")
+    @classmethod
+    def _key_can_sign(cls, path: Path | None) -> Path | None:
+        return path
+
+    @field_validator("certificate_file")
+    @classmethod
+    def _certificate_can_be_shown(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return path
+
+
+class _TakenFcm(fcm_settings.Settings, frozen=True):
+    """The same for FCM."""
+
+    credentials_file: NamedFile = None
+    ca_file: NamedFile = None
+    proxy_login_file: NamedLoginFile = None
+
+    @field_validator("credentials_file")
+    @classmethod
+    def _account_belongs_to_the_project(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return path
+
+
+class _Taking(Settings, frozen=True):
+    """Those of a gateway that takes and never sends."""
+
+    apps: Mapping[AppId, Annotated[_TakenApns | _TakenFcm, Field(discriminator="provider")]] = {}
+
+
+def load(path: Path, *, environ: Mapping[str, str], content: bytes | None = None, sends: bool = True) -> Settings:
     """The settings of a TOML file, with what the environment's `PUSHGATE_…` sets over it.
 
     Relative paths are relative to the file, wherever they were set. Where the content of the file is given it is not
-    read. Raises `ConfigError` with every fault.
+    read. Who never sends needs none of the files that `[apps]` names: they are not looked at. Raises `ConfigError`
+    with every fault.
     """
+    kind = Settings if sends else _Taking
     tables = _parse(path, content)
     overlay = environment.overlay(tables, environ, Settings)
     if _nests_deeper_than(DEEPEST_TABLE, tables):
@@ -104,9 +147,9 @@ def load(path: Path, *, environ: Mapping[str, str], content: bytes | None = None
     _place_spool(tables, path.absolute().parent)
     faults = [*overlay.faults, *dates]
     try:
-        settings = Settings.model_validate_json(json.dumps(tables), strict=True)
+        settings = kind.model_validate_json(json.dumps(tables), strict=True)
     except ValidationError as error:
-        found = fault_finding.faults_in(error, settings=Settings, tables=tables, origins=overlay.origins)
+        found = fault_finding.faults_in(error, settings=kind, tables=tables, origins=overlay.origins)
         named = {each.path for each in dates}
         faults += [each for each in found if each.path not in named]
     faults += rules.contradictions(tables)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import h11
 
+from pushgate.emulator.breaking import break_off
 from pushgate.emulator.exchange import MAX_BODY_BYTES, Answer, Fault, Request, Session, decide
 from pushgate.emulator.nonsense import NO_HTTP1
 
@@ -75,7 +76,7 @@ class Http1Connection:
             self._writer.write(NO_HTTP1)
             return False
         if answer.fault is not Fault.NONE and not answer.fault.begins:
-            self._writer.transport.abort()
+            break_off(self._writer)
             return False
         headers = [*answer.headers, ("content-length", str(len(answer.body)))]
         await self._write(h11.Response(status_code=answer.status, headers=headers))

@@ -25,6 +25,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from pushgate.emulator.breaking import break_off
 from pushgate.emulator.exchange import MAX_BODY_BYTES, Answer, Fault, Session, decide
 from pushgate.emulator.http2_promises import Promise, Promises
 from pushgate.emulator.http2_stream import Stream
@@ -193,7 +194,7 @@ class Http2Connection:
             case Fault.GOAWAY:
                 self._go_away(last_stream=max(0, stream_id - 2), reason=self._session.rules.goaway_reason)
             case Fault.DISCONNECT:
-                self._writer.transport.abort()
+                break_off(self._writer)
             case Fault.RESET_MIDWAY | Fault.BREAK_MIDWAY:
                 self._send_half(stream_id, answer)
             case Fault.GARBAGE:

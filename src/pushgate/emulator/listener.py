@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from pushgate.emulator.breaking import break_off
 from pushgate.emulator.exchange import Door, Peer, Session
 from pushgate.emulator.http1_server import Http1Connection
 from pushgate.emulator.http2_server import Http2Connection
@@ -87,7 +88,7 @@ class Listener:
     def break_off(self) -> None:
         """Break every connection, without a word."""
         for writer in list(self._writers):
-            writer.transport.abort()
+            break_off(writer)
         for task in self._connections:
             task.cancel()
 
@@ -224,4 +225,4 @@ async def _end(writer: asyncio.StreamWriter) -> None:
     except (OSError, TimeoutError):
         pass
     finally:
-        writer.transport.abort()
+        break_off(writer)

@@ -86,7 +86,10 @@ def _goes_with_a_proxy(path: object, info: ValidationInfo) -> object:
     return path
 
 
-OptionalFile = Annotated[Path | None, BeforeValidator(_none_if_empty), AfterValidator(_readable)]
+NamedFile = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+"""A file that nobody looks at here, or None: it need not be there. The empty string is None."""
+
+OptionalFile = Annotated[NamedFile, AfterValidator(_readable)]
 """A file that can be read, or None. The empty string is None."""
 
 CaFile = Annotated[OptionalFile, AfterValidator(_holds_certificates)]
@@ -97,6 +100,9 @@ Endpoint = Annotated[str, AfterValidator(_https_origin)]
 
 ProxyUrl = Annotated[str, AfterValidator(_proxy_address)]
 """`http://host[:port]` of a proxy that opens tunnels (CONNECT), or empty."""
+
+NamedLoginFile = Annotated[NamedFile, BeforeValidator(_goes_with_a_proxy)]
+"""As `ProxyLoginFile`, not looked at."""
 
 ProxyLoginFile = Annotated[OptionalFile, BeforeValidator(_goes_with_a_proxy)]
 """What to log in with at the `proxy`, a field that comes before it, or None."""

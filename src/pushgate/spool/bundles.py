@@ -11,8 +11,10 @@ To the event loop a delivery in a bundle is a row like every other.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
+from itertools import islice
 from sqlite3 import Cursor
 
 import msgspec
@@ -29,6 +31,8 @@ from pushgate.spool.seeds import Seeds
 
 log = structlog.get_logger(__name__)
 
+UNPACK_AT_ONCE = 1000
+"""In one transaction, where no bundle has more."""
 _LANE = ""
 """No app_id: a bundle may hold deliveries of many."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -38,15 +42,17 @@ _decode = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 class Bundle:
     """A bundle on disk, and the rows in it that have not ended."""
 
-    __slots__ = ("due_ms", "ended", "first", "number", "rows")
+    __slots__ = ("due_ms", "ended", "first", "number", "rows", "size")
 
-    def __init__(self, number: int, rows: Sequence[Row], *, due_ms: int) -> None:
+    def __init__(self, number: int, rows: Sequence[Row], *, due_ms: int, size: int) -> None:
         self.number = number
         self.rows = {row.id: row for row in rows}
         self.first = rows[0].id
         self.ended = bytearray(rows[-1].id - self.first + 1)
         """For each id from `first` on: 1 where it has ended, or has a row of its own."""
         self.due_ms = due_ms
+        self.size = size
+        """Bytes on disk."""
 
     def marked(self, ended: Iterable[int]) -> bytearray:
         """Which will have ended, with these."""
@@ -85,6 +91,8 @@ class Bundles:
         self._next = execute("SELECT ifnull(max(id), 0) FROM bundles").fetchone()[0] + 1
         self._of: dict[int, Bundle] = {}
         """By row id: the rows that are in a bundle."""
+        self.bytes = 0
+        """Of all of them, on disk."""
         self._rows: list[Row] = []
         self._payloads: list[bytes] = []
         self._written: Bundle | None = None
@@ -125,9 +133,9 @@ class Bundles:
         self._ended.update((row.id, None) for row, _ in taken)
         return taken
 
-    def take_out_all(self) -> list[tuple[Row, int]]:
-        """Every row that is in a bundle, in the order of ids."""
-        return self.take_out([*self._of])
+    def take_out_oldest(self, limit: int) -> list[tuple[Row, int]]:
+        """So many rows that are in bundles, at most, in the order in which they came."""
+        return self.take_out([*islice((number for number in self._of if number not in self._ended), limit)])
 
     def write(self) -> None:
         """Write what was changed: what is gone first, for its pages are used again by what is new."""
@@ -156,14 +164,13 @@ class Bundles:
     def _write_new(self) -> None:
         if not self._rows:
             return
-        self._written = Bundle(self._next, self._rows, due_ms=self._clock_ms())
         seed = self._entropy(SEED_BYTES)
         content = _encode([(row.id, payload) for row, payload in zip(self._rows, self._payloads, strict=True)])
         expires_ms = math.ceil(max([row.delivery.expires_at for row in self._rows]) * 1000)
+        sealed = self._cipher.seal(_LANE, content, seed)
         self._seeds.put(self._next, seed)
-        self._execute(
-            "INSERT INTO bundles VALUES (?,?,?)", (self._next, expires_ms, self._cipher.seal(_LANE, content, seed))
-        )
+        self._execute("INSERT INTO bundles VALUES (?,?,?)", (self._next, expires_ms, sealed))
+        self._written = Bundle(self._next, self._rows, due_ms=self._clock_ms(), size=len(sealed))
 
     def keep(self) -> None:
         """What was written is durable."""
@@ -171,8 +178,11 @@ class Bundles:
             del self._of[number]
         for bundle, ended in self._ending.items():
             bundle.end(ended)
+            if not bundle.rows:
+                self.bytes -= bundle.size
         if self._written is not None:
             self._of.update(dict.fromkeys(self._written.rows, self._written))
+            self.bytes += self._written.size
             self._next += 1
         self._seeds.keep()
         self._clear()
@@ -190,38 +200,51 @@ class Bundles:
 def unpack(database: Database, cipher: Cipher, *, now_ms: int, due_ms: int, entropy: Callable[[int], bytes]) -> None:
     """At a start: give every delivery that an earlier run left in a bundle a row of its own, due then.
 
-    One bundle at a time, each in a transaction. One that cannot be read is kept until the time of all in it is up.
+    A bundle that cannot be read is kept until the time of all in it is up.
     """
     execute = database.execute
+    found = execute("SELECT id FROM bundles ORDER BY id").fetchall()
+    left = deque(number for (number,) in found)
     seeds, row_seeds = seeds_of_bundles(execute), Seeds(execute)
-    for (number,) in execute("SELECT id FROM bundles ORDER BY id").fetchall():
+    while left:
         with database.transaction():
-            expires_ms, sealed = execute("SELECT expires_ms, payload FROM bundles WHERE id = ?", (number,)).fetchone()
-            if expires_ms > now_ms:
-                try:
-                    waiting = _waiting(execute, number, cipher.open(_LANE, sealed, seeds.read((number,))[0]))
-                except (envelope.Unreadable, msgspec.MsgspecError):
-                    log.error("spool bundle cannot be read, kept until its time is up", row=number)
+            unpacked = 0
+            while left and unpacked < UNPACK_AT_ONCE:
+                number = left.popleft()
+                waiting = _waiting(execute, cipher, number, seeds.read((number,))[0], now_ms=now_ms)
+                if waiting is None:
                     continue
+                unpacked += len(waiting) + 1
                 for row, delivery in waiting:
                     seed = entropy(SEED_BYTES)
                     row_seeds.put(row, seed)
                     execute(INSERT_ROW, values_of(row, delivery, cipher, seed, due_ms=due_ms, attempt=1))
-            execute("DELETE FROM bundles WHERE id = ?", (number,))
-            execute("DELETE FROM ends WHERE bundle = ?", (number,))
-            seeds.erase((number,))
+                execute("DELETE FROM bundles WHERE id = ?", (number,))
+                execute("DELETE FROM ends WHERE bundle = ?", (number,))
+                seeds.erase((number,))
             seeds.write()
             row_seeds.write()
         seeds.keep()
         row_seeds.keep()
+    if found:
+        execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the old seeds stand in the log for a while
 
 
-def _waiting(execute: Callable[..., Cursor], number: int, content: bytes) -> list[tuple[int, Delivery]]:
-    """What of a bundle has not ended. Raises `Unreadable` or `MsgspecError`."""
-    rows = _decode(content)
-    found = execute("SELECT ended FROM ends WHERE bundle = ?", (number,)).fetchone()
-    ended = {rows[0][0] + place for place, is_over in enumerate(found[0] if found else b"") if is_over}
-    return [(row, envelope.decode(payload)) for row, payload in rows if row not in ended]
+def _waiting(
+    execute: Callable[..., Cursor], cipher: Cipher, number: int, seed: bytes, *, now_ms: int
+) -> list[tuple[int, Delivery]] | None:
+    """What of a bundle has not ended. None where it cannot be read and is to be kept."""
+    expires_ms, sealed = execute("SELECT expires_ms, payload FROM bundles WHERE id = ?", (number,)).fetchone()
+    try:
+        rows = _decode(cipher.open(_LANE, sealed, seed))
+        found = execute("SELECT ended FROM ends WHERE bundle = ?", (number,)).fetchone()
+        ended = {rows[0][0] + place for place, is_over in enumerate(found[0] if found else b"") if is_over}
+        return [(row, envelope.decode(payload)) for row, payload in rows if row not in ended]
+    except (envelope.Unreadable, msgspec.MsgspecError):
+        if expires_ms <= now_ms:
+            return []
+        log.error("spool bundle cannot be read, kept until its time is up", row=number)
+        return None
 
 
 def seeds_of_bundles(execute: Callable[..., Cursor]) -> Seeds:

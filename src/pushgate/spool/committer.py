@@ -233,6 +233,7 @@ class Committer:
         try:
             if self._store.tidy():
                 self._tidy_at = now + self._idle_s
+                self._tidied_at = self._tidy_at - self._tidy_every_s  # under load too
         except sqlite3.Error as error:
             log.error("spool cannot be tidied", fault=str(unavailable(self._store.database.path, error)))
             self._tidy_at = now + self._tidy_every_s

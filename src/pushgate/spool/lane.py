@@ -55,13 +55,11 @@ class Row(Lease):
 class Memory:
     """How many bytes of rows lie ready in all lanes together, and how many may."""
 
-    __slots__ = ("limit_bytes", "plenty_until", "used_bytes")
+    __slots__ = ("limit_bytes", "used_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self.plenty_until = 0.0
-        """Until then (by the clock of lanes) a lane that somebody takes from has plenty ready."""
 
     @property
     def full(self) -> bool:
@@ -98,8 +96,14 @@ class Lane:
         self._waiters: deque[_Waiter] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_ms = NEVER_MS
+        self._plenty_until = 0.0
 
     # --- rows come
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether somebody takes from it, and has enough for a while."""
+        return self._plenty_until > self._clock()
 
     def promise(self, row: Row) -> bool:
         """Hold a row that is being written, if there is room. If not, the lane spills until it has caught up."""
@@ -224,7 +228,7 @@ class Lane:
             row.state = State.LEASED
             self._memory.used_bytes -= row.size
         if len(ready) > PLENTY:
-            self._memory.plenty_until = self._clock() + PLENTY_S
+            self._plenty_until = self._clock() + PLENTY_S
         return rows
 
     def _give_back(self, leases: Sequence[Lease]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -21,6 +21,8 @@ ROW_BYTES = 1000
 USUAL_BYTES = 3000
 """What a row in memory takes as a rule."""
 AGAIN_S = 1.0
+CATCH_UP_ROWS = 25
+"""A step for so many: as many as are sent meanwhile."""
 CATCH_UP_STEPS = 4
 CATCH_UP_STEP_S = 0.001
 FEW_ROWS = 16
@@ -47,17 +49,18 @@ class Lanes:
             )
         return lane
 
-    async def let_catch_up(self) -> None:
-        """Before many rows are put: wait a little, one after the other, while a lane that is served has plenty ready.
+    async def let_catch_up(self, names: Sequence[str]) -> None:
+        """Before many rows are put into these lanes: wait a little, one after the other, while one has plenty ready.
 
         Else what is put would soon be more than fits in memory, and reading it back costs more than it takes to send.
-        A lane that nobody takes from is not waited for.
+        A lane that nobody takes from, or that spills already, is not waited for.
         """
-        if self.memory.plenty_until <= self._clock():
+        lanes = [lane for lane in map(self.lane, {*names}) if lane.has_plenty and not lane.spilling]
+        if not lanes:
             return
         async with self._catching_up:
-            for _ in range(CATCH_UP_STEPS):
-                if self.memory.plenty_until <= self._clock():
+            for _ in range(min(len(names) // CATCH_UP_ROWS, CATCH_UP_STEPS)):
+                if not any(lane.has_plenty for lane in lanes):
                     return
                 await asyncio.sleep(CATCH_UP_STEP_S)
 

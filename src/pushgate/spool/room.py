@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from pushgate.errors import SpoolFull
@@ -26,6 +27,8 @@ class Room:
         self._limits = limits
         self._used_bytes = used_bytes
         self._waiting = waiting
+        self.most_in_bundles = limits.max_bytes // 100 or math.inf
+        """Bytes. What is in bundles will need more room when it gets rows, twice as much at most."""
         self.begin()
 
     def begin(self) -> None:
@@ -38,30 +41,32 @@ class Room:
         self._waiting += self._change
         self.begin()
 
-    def take(self, sizes: Sequence[int]) -> SpoolFull | None:
-        """So many more wait, with payloads of these sizes. Or nothing, and why there is no room for them all."""
-        taken_bytes = self._with(sizes)
-        full = self._limits.refusal(waiting=self._waiting + self._change + len(sizes), taken_bytes=taken_bytes)
+    def take(self, needs: Sequence[int]) -> SpoolFull | None:
+        """So many more wait, which need so many bytes (`row_bytes`). Or nothing, and why there is no room for them."""
+        taken_bytes = self._with(needs)
+        full = self._limits.refusal(waiting=self._waiting + self._change + len(needs), taken_bytes=taken_bytes)
         if full is None:
-            self._change += len(sizes)
+            self._change += len(needs)
             self._bytes = taken_bytes
         return full
 
     def probe(self) -> SpoolFull | None:
         """Why there is no room for a single small one, or None when there is."""
-        return self._limits.refusal(waiting=self._waiting + self._change + 1, taken_bytes=self._with([SMALLEST_BYTES]))
+        return self._limits.refusal(
+            waiting=self._waiting + self._change + 1, taken_bytes=self._with([row_bytes(SMALLEST_BYTES)])
+        )
 
     def remove(self, count: int) -> None:
         """So many fewer wait."""
         self._change -= count
 
-    def _with(self, sizes: Sequence[int]) -> int:
-        """What the pages in use would take with payloads of these sizes; 0 where it does not matter."""
+    def _with(self, needs: Sequence[int]) -> int:
+        """What the data would take with so much more; 0 where it does not matter."""
         if not self._limits.max_bytes:
             return 0
         if self._bytes is None:
             self._bytes = self._used_bytes()
-        return self._bytes + sum(map(row_bytes, sizes))
+        return self._bytes + sum(needs)
 
 
 def row_bytes(payload_bytes: int) -> int:

@@ -28,7 +28,7 @@ from pushgate.spool.database import LOCK_WAIT_S
 from pushgate.spool.envelope import encode
 from pushgate.spool.keyed import REJECTION, REPEAT, KeyedHash
 from pushgate.spool.lane import Memory, Row, State
-from pushgate.spool.lanes import ROW_BYTES, Lanes
+from pushgate.spool.lanes import CATCH_UP_ROWS, ROW_BYTES, Lanes
 from pushgate.spool.limits import NO_LIMITS, Limits
 from pushgate.spool.loading import load, on_loop
 from pushgate.spool.rejection_book import RejectionBook
@@ -38,9 +38,6 @@ from pushgate.spool.sharing import Sharing
 from pushgate.spool.sibling_book import SiblingBook
 from pushgate.spool.store import HASTEN_AT_ONCE, Store
 from pushgate.spool.sweeper import Sweeper
-
-MANY = 16
-"""A put of so many may wait until lanes have caught up."""
 
 Put = Collection[int] | SpoolFull
 """Positions of what were repeats, or why there was no room."""
@@ -159,8 +156,8 @@ class SqliteSpool:
         self._check_open()
         if not deliveries:
             return 0
-        if len(deliveries) >= MANY:
-            await self._lanes.let_catch_up()
+        if len(deliveries) >= CATCH_UP_ROWS:
+            await self._lanes.let_catch_up([each.device.app_id for each in deliveries])
         self._lanes.make_room()
         rows: list[Row] = []
         payloads: list[bytes] = []

@@ -5,6 +5,7 @@ Inserts, postponements and deletes of a whole transaction are collected and run 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
@@ -21,7 +22,7 @@ from pushgate.spool.portions import marks, portions, run
 from pushgate.spool.rejection_table import RejectionTable
 from pushgate.spool.rejections import Rejection
 from pushgate.spool.repeat_log import RepeatLog
-from pushgate.spool.room import Room
+from pushgate.spool.room import Room, row_bytes
 from pushgate.spool.rows import Values, values_of
 from pushgate.spool.seeds import Seeds, without
 from pushgate.spool.shared_key import note_known
@@ -32,6 +33,8 @@ LONGEST_WAIT_MS = 4_500_000
 LOOK_AT_ONCE = 200
 FORGET_AT_ONCE = 2000
 HASTEN_AT_ONCE = 1000
+SETTLE_AT_ONCE = 1000
+"""Rows of bundles: some 20 ms in which no put is written."""
 KEEP_FREE_PAGES = 2048
 """Free pages (16 MB) that stay in the file for what comes next."""
 SHRINK_PAGES = 500
@@ -161,7 +164,7 @@ class Store:
         """
         repeats = self._repeats.claim(fingerprints)
         new = [row for n, row in enumerate(rows) if n not in repeats] if repeats else rows
-        if (full := self._take([len(row[-1]) for row in new], fingerprints, repeats)) is not None:
+        if (full := self._take([row_bytes(len(row[-1])) for row in new], fingerprints, repeats)) is not None:
             return full
         if new:
             self._inserts.extend(new)
@@ -176,14 +179,16 @@ class Store:
         if repeats:
             rows = [row for n, row in enumerate(rows) if n not in repeats]
             payloads = [payload for n, payload in enumerate(payloads) if n not in repeats]
-        if (full := self._take([len(payload) for payload in payloads], fingerprints, repeats)) is not None:
+        if (full := self._take([row_bytes(len(payload)) for payload in payloads], fingerprints, repeats)) is not None:
             return full
+        if self._bundles.bytes > self._room.most_in_bundles:
+            self.settle_oldest()
         self._bundles.put(rows, payloads)
         return repeats
 
-    def _take(self, sizes: Sequence[int], fingerprints: Sequence[bytes], repeats: Collection[int]) -> SpoolFull | None:
+    def _take(self, needs: Sequence[int], fingerprints: Sequence[bytes], repeats: Collection[int]) -> SpoolFull | None:
         """Take the room for what is new. Or say why there is none, and claim nothing."""
-        if not sizes or (full := self._room.take(sizes)) is None:
+        if not needs or (full := self._room.take(needs)) is None:
             return None
         self._repeats.disclaim(fingerprints, repeats=repeats)
         return full
@@ -204,10 +209,11 @@ class Store:
         for row, due_ms in self._bundles.take_out(ids):
             self._insert_row(row, due_ms=due_ms, attempt=row.attempt)
 
-    def settle_all(self) -> None:
-        """Every row stands by itself."""
-        for row, due_ms in self._bundles.take_out_all():
+    def settle_oldest(self) -> bool:
+        """Some rows, the oldest first, stand by themselves. Returns whether there may be more to be settled."""
+        for row, due_ms in (oldest := self._bundles.take_out_oldest(SETTLE_AT_ONCE)):
             self._insert_row(row, due_ms=due_ms, attempt=row.attempt)
+        return len(oldest) == SETTLE_AT_ONCE
 
     def _insert_row(self, row: Row, *, due_ms: int, attempt: int) -> None:
         seed = self._entropy(SEED_BYTES)
@@ -321,26 +327,31 @@ class Store:
     def tidy(self) -> bool:
         """Outside a transaction: empty the write-ahead log, and give back disk space that is not needed.
 
-        With that no seed of a deleted row is left in any file. Returns whether there is more space to give back.
+        With that no seed of a deleted row is left in any file. Returns whether there is more to do.
         """
-        self._settle()
+        try:
+            is_more = self._settle()
+        except sqlite3.OperationalError:
+            self.checkpoint()  # may make room
+            is_more = self._settle()
         free = self._execute("PRAGMA freelist_count").fetchone()[0]
         if free > KEEP_FREE_PAGES:
             self.database.connection.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
         self.checkpoint()
-        return bool(free - SHRINK_PAGES > KEEP_FREE_PAGES)
+        return is_more or bool(free - SHRINK_PAGES > KEEP_FREE_PAGES)
 
-    def _settle(self) -> None:
+    def _settle(self) -> bool:
         """What has come since the last time and has not ended stands by itself: then what has ended is erased."""
         if not self._bundles:
-            return
+            return False
         try:
             self.begin()
-            self.settle_all()
+            is_more = self.settle_oldest()
             self.commit()
         except BaseException:
             self.rollback()
             raise
+        return is_more
 
     def checkpoint(self) -> None:
         """Empty the write-ahead log."""

@@ -46,7 +46,7 @@ class Sweeper:
         async with self._one_at_a_time:
             while await self._committer.perform(Store.forget_lapsed):
                 pass
-            await self._committer.perform(Store.settle_all)
+            fault = await self._settle()
             swept, seen = 0, 0
             while True:
                 doomed: list[Late] = []
@@ -59,7 +59,19 @@ class Sweeper:
                     )
                     swept += len(doomed)
                 if not late or not seen:
-                    return swept
+                    break
+            if fault is not None and (fault := await self._settle()) is not None:  # with the room that this has made
+                raise fault
+            return swept
+
+    async def _settle(self) -> SpoolUnavailable | None:
+        """Give rows to what is in bundles. Returns what stands in the way: other rows can be swept all the same."""
+        try:
+            while await self._committer.perform(Store.settle_oldest):
+                pass
+        except SpoolUnavailable as fault:
+            return fault
+        return None
 
     async def close(self) -> None:
         """Stop sweeping."""

@@ -198,6 +198,12 @@ spec:
           - secret:
               {{- toYaml . | nindent 14 }}
           {{- end }}
+          {{- if ne .role "api" }}
+          {{- range $values.providerSecrets }}
+          - secret:
+              {{- toYaml . | nindent 14 }}
+          {{- end }}
+          {{- end }}
     - name: tmp
       emptyDir:
         sizeLimit: 16Mi
