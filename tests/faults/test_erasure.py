@@ -341,6 +341,7 @@ async def test_what_ends_beside_what_waits_can_be_opened_by_nobody(tmp_path: Pat
     for _ in range(4):
         await tangle.end(ROWS // 8)
         await tangle.put(ROWS // 16)
+    await spool.sweep()  # now all that waits has a row of its own
     await until_tidied(path)
     idle = all_files(tmp_path)
     await spool.close()
