@@ -6,9 +6,9 @@ from itertools import combinations
 
 import pytest
 
-from pushgate.spool.keyed import HASH_BYTES, LONG_BYTES, REJECTION, REPEAT, KeyedHash
+from pushgate.spool.keyed import HASH_BYTES, REJECTION, REPEAT, KeyedHash
 
-LONG = "c" * (LONG_BYTES + 1)
+LONG = "c" * 1404
 
 
 @pytest.mark.parametrize("parts", [("a",), ("a", "é" * 10), ("sealed", LONG, "app", "key"), (LONG, LONG)])
