@@ -161,7 +161,8 @@ def test_the_configuration_in_the_values_names_what_the_secrets_hold() -> None:
     held |= {"tls.crt", "tls.key"} if any(each[0] == "tls" for each in created) else set()
     assert named == held
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    wanted = {each["name"] for each in values()[0]["secrets"]} | {defaults["management"]["tokenSecret"]["name"]}
+    wanted = {each["name"] for kind in ("secrets", "providerSecrets") for each in values()[0][kind]}
+    wanted.add(defaults["management"]["tokenSecret"]["name"])
     assert {each[1] for each in created} == wanted
     key = defaults["management"]["tokenSecret"]["key"]
     assert any(word.startswith(f"{key}=") for each in created for word in each)

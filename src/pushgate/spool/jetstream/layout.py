@@ -255,10 +255,13 @@ class Builder:
         """The key of the hashes: whoever comes first makes it, everybody has the same."""
         layout = self._layout
         subject = layout.state(HASH_KEY)
+        header = protocol.headers({"Nats-Expected-Last-Subject-Sequence": "0"})
+
+        async def once() -> None:
+            await self._js.publish(subject, make(), header=header)
+
         try:
-            await self._js.publish(
-                subject, make(), header=protocol.headers({"Nats-Expected-Last-Subject-Sequence": "0"})
-            )
+            await patiently(once, until=self._until)  # a stream that was just made may have no leader yet
         except ApiError as no:
             if no.code not in WRONG_SEQUENCE:
                 raise _unusable(layout.state_bucket, no) from no
