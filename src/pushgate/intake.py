@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pushgate.drawn_ahead import DrawnAhead
 from pushgate.errors import RequestError, SpoolFull
 from pushgate.metrics import Metrics
 from pushgate.model import Caller, Delivery, Device, EncryptedNotification, Notification
@@ -279,7 +280,7 @@ def _size_without_devices(notification: Notification) -> int:
 
 def new_ids(count: int) -> list[str]:
     """So many random UUIDs (version 4, RFC 9562 §5.4) in canonical lower case, from one read of randomness."""
-    drawn = bytearray(secrets.token_bytes(16 * count))
+    drawn = bytearray(_random_bytes(16 * count))
     drawn[6::16] = drawn[6::16].translate(_VERSION_4)
     drawn[8::16] = drawn[8::16].translate(_VARIANT)
     digits = drawn.hex()
@@ -290,6 +291,7 @@ def new_ids(count: int) -> list[str]:
     ]
 
 
+_random_bytes = DrawnAhead(secrets.token_bytes)
 _VERSION_4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
 _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 

@@ -25,6 +25,7 @@ from pushgate.connections import Connections, most_connections, nobody
 from pushgate.door import Count, Door
 from pushgate.scope import WHOLE
 from pushgate.tls import Tls
+from pushgate.together import Together
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
@@ -70,7 +71,7 @@ class _Protocol(HttpToolsProtocol):
     """What let the caller in."""
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(Together(transport))
         if (tls := transport.get_extra_info("ssl_object")) is not None:
             self._extensions = {"tls": {"client_cert_der": tls.getpeercert(binary_form=True)}}
         self._expect_head()

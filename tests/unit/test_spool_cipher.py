@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushgate.spool.cipher import AHEAD_BYTES, NO_KEYS, OVERHEAD_BYTES, Cipher, DrawnAhead, Keys, key_id
+from pushgate.spool.cipher import NO_KEYS, OVERHEAD_BYTES, Cipher, Keys, key_id
 from pushgate.spool.envelope import Unreadable
 
 LANE = "de.example.app.apns"
@@ -103,20 +103,3 @@ def test_keys_do_not_print() -> None:
     keys = Keys((OLD, NEW))
     assert repr(keys) == str(keys) == "Keys(2)"
     assert all(repr(key)[2:10] not in repr(cipher(OLD, NEW)) for key in (OLD, NEW))
-
-
-@given(st.lists(st.integers(1, AHEAD_BYTES * 2), max_size=40))
-def test_what_is_drawn_ahead_is_given_once(sizes: list[int]) -> None:
-    drawn: list[bytes] = []
-
-    def draw(size: int) -> bytes:
-        drawn.append(secrets.token_bytes(size))
-        return drawn[-1]
-
-    ahead, everything, at = DrawnAhead(draw), b"", 0
-    for size in sizes:
-        given = ahead(size)
-        assert len(given) == size
-        everything = b"".join(drawn)
-        at = everything.index(given, at) + size
-    assert len(drawn) <= 1 + 2 * sum(sizes) // AHEAD_BYTES

@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushgate.errors import SpoolFull, SpoolUnavailable
+from pushgate.spool import committer
 from pushgate.spool.committer import GROUP_BYTES, Committer, Job
 from pushgate.spool.store import Store
 
@@ -77,9 +78,11 @@ class Journal:
 class Bench:
     """A committer with its journal."""
 
-    def __init__(self, *, idle_s: float = 60, tidy_every_s: float = 60) -> None:
+    def __init__(self, *, idle_s: float = 60, tidy_every_s: float = 60, is_behind: bool = False) -> None:
         self.journal = Journal()
-        self.committer = Committer(cast(Store, self.journal), idle_s=idle_s, tidy_every_s=tidy_every_s)
+        self.committer = Committer(
+            cast(Store, self.journal), idle_s=idle_s, tidy_every_s=tidy_every_s, is_behind=lambda: is_behind
+        )
 
     def write(self, what: str, **more: Any) -> asyncio.Future[str]:
         return self.committer.perform(lambda store: cast(Journal, store).write(what), **more)
@@ -105,6 +108,24 @@ async def test_what_arrives_during_a_commit_shares_the_next_one(bench: Bench) ->
     assert await asyncio.gather(first, *rest) == list("ABCDE")
     assert bench.journal.transactions == [["a"], ["b", "c", "d", "e"]]
     assert bench.committer.commits == 2
+
+
+@pytest.mark.parametrize(
+    ("is_behind", "transactions"), [(True, [["a"], ["b", "c"]]), (False, [["a"], ["b"], ["c"]])], ids=str
+)
+async def test_where_plenty_waits_to_be_sent_a_commit_waits_for_more(
+    is_behind: bool, transactions: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "GATHER_BEHIND_S", 5.0)
+    monkeypatch.setattr(committer, "LULL_BEHIND_S", 0.5)
+    bench = Bench(is_behind=is_behind)
+    await bench.write("a")
+    before = bench.write("b")
+    await asyncio.sleep(0.1)
+    assert before.done() is not is_behind
+    await asyncio.gather(before, bench.write("c"))
+    assert bench.journal.transactions == transactions
+    await bench.committer.close()
 
 
 async def test_a_job_that_is_refused_takes_nobody_with_it(bench: Bench) -> None:

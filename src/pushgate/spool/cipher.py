@@ -12,7 +12,6 @@ that was moved to another lane cannot be read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,7 +23,6 @@ KEY_BYTES = 32
 SEED_BYTES = 16
 ID_BYTES = 4
 OVERHEAD_BYTES = ID_BYTES + 16
-AHEAD_BYTES = 1024 * SEED_BYTES
 
 _COUNTER = (1).to_bytes(4, "big")
 _PURPOSE = b"row"
@@ -75,26 +73,6 @@ class Cipher:
             return AESGCM(_row_key(key, seed)).decrypt(_NONCE, sealed[ID_BYTES:], lane.encode())
         except InvalidTag:
             raise Unreadable("changed, or its seed is not") from None
-
-
-class DrawnAhead:
-    """Random bytes, each given once, drawn many at a time.
-
-    Each draw lets go of the interpreter, and so the writing thread would begin a commit in the middle of puts that are
-    to share one.
-    """
-
-    def __init__(self, entropy: Callable[[int], bytes]) -> None:
-        self._entropy = entropy
-        self._drawn = b""
-        self._given = 0
-
-    def __call__(self, size: int) -> bytes:
-        """So many."""
-        if self._given + size > len(self._drawn):
-            self._drawn, self._given = self._entropy(max(size, AHEAD_BYTES)), 0
-        self._given += size
-        return self._drawn[self._given - size : self._given]
 
 
 def _row_key(key: bytes, seed: bytes) -> bytes:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -32,6 +33,10 @@ GATHER_FOR_EACH_S = 0.0005
 """and so long for each job of the ones before: who comes alone, or one after the other, waits for nobody."""
 LULL_S = 0.0007
 """Where none has come for so long, none is waited for."""
+GATHER_BEHIND_S = 0.016
+"""Where plenty is accepted and not sent, nobody gains by an early commit: it begins so long after the one before,"""
+LULL_BEHIND_S = 0.002
+"""and is not hurried by a short pause."""
 
 
 class Job(Generic[T]):
@@ -91,11 +96,16 @@ class Committer:
         idle_s: float,
         tidy_every_s: float,
         monotonic: Callable[[], float] = time.monotonic,
+        is_behind: Callable[[], bool] = lambda: False,
         on_commit: Callable[[float, int], None] | None = None,
     ) -> None:
-        """`on_commit` is told, in the thread, how long a group took (seconds) and how large it was (bytes)."""
+        """`is_behind` says, in the thread, whether plenty is accepted and waits to be sent.
+
+        `on_commit` is told, in the thread, how long a group took (seconds) and how large it was (bytes).
+        """
         self.commits = 0
         """How many transactions there were."""
+        self._is_behind = is_behind
         self._on_commit = on_commit
         self._store = store
         self._idle_s = idle_s
@@ -107,7 +117,7 @@ class Committer:
         self._tidy_at: float | None = None
         self._monotonic = monotonic
         self._tidied_at = monotonic()
-        self._gather_until = 0.0
+        self._began = self._gather_until = 0.0
         self._crowd = 0.0
         """How many jobs come together lately."""
         self._lost: SpoolUnavailable | None = None
@@ -147,7 +157,7 @@ class Committer:
         while open_for_more:
             jobs, open_for_more = self._next_group()
             if jobs:
-                began = self._monotonic()
+                began = self._began = self._monotonic()
                 self._crowd = max(len(jobs), self._crowd * 0.8)
                 self._gather_until = began + min(self._crowd * GATHER_FOR_EACH_S, GATHER_S)
                 self._tell(self._deliver, self._commit(jobs))
@@ -186,9 +196,12 @@ class Committer:
 
     def _gather(self) -> None:
         """Let more jobs come, while they do, until as many are there as come together lately."""
+        most, until, lull_s = self._crowd, self._gather_until, LULL_S
+        if self._is_behind():
+            most, until, lull_s = inf, self._began + GATHER_BEHIND_S, LULL_BEHIND_S
         before, now = -1, self._inbox.qsize()
-        while before != now < self._crowd and (left_s := self._gather_until - self._monotonic()) > 0:
-            time.sleep(min(left_s, LULL_S))
+        while before != now < most and (left_s := until - self._monotonic()) > 0:
+            time.sleep(min(left_s, lull_s))
             before, now = now, self._inbox.qsize()
 
     def _commit(self, jobs: Sequence[Job[Any]]) -> Outcomes:

@@ -16,7 +16,7 @@ from pushgate.model import Delivery
 from pushgate.spool import Lease
 
 NEVER_MS = 1 << 62
-PLENTY = 1000
+PLENTY = 250
 """So many rows that lie ready keep a lane busy for a while."""
 PLENTY_S = 0.01
 LONGEST_NAP_S = 60.0
@@ -55,11 +55,13 @@ class Row(Lease):
 class Memory:
     """How many bytes of rows lie ready in all lanes together, and how many may."""
 
-    __slots__ = ("limit_bytes", "used_bytes")
+    __slots__ = ("limit_bytes", "plenty_until", "used_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self.plenty_until = 0.0
+        """By the lanes' clock: until then some lane is busy with what lies ready."""
 
     @property
     def full(self) -> bool:
@@ -228,7 +230,7 @@ class Lane:
             row.state = State.LEASED
             self._memory.used_bytes -= row.size
         if len(ready) > PLENTY:
-            self._plenty_until = self._clock() + PLENTY_S
+            self._plenty_until = self._memory.plenty_until = self._clock() + PLENTY_S
         return rows
 
     def _give_back(self, leases: Sequence[Lease]) -> None:

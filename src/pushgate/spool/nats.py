@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
+from pushgate.drawn_ahead import DrawnAhead
 from pushgate.errors import SpoolUnavailable, SpoolUnusable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
 from pushgate.spool import Backlog, KnownRejection, Lease
-from pushgate.spool.cipher import NO_KEYS, Cipher, DrawnAhead, Keys
+from pushgate.spool.cipher import NO_KEYS, Cipher, Keys
 from pushgate.spool.envelope import Unreadable
 from pushgate.spool.jetstream.again import Again
 from pushgate.spool.jetstream.api import JetStream, stored_at

@@ -17,11 +17,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
+from pushgate.drawn_ahead import DrawnAhead
 from pushgate.errors import SpoolFull, SpoolUnavailable
 from pushgate.model import Delivery, Device
 from pushgate.outcome import Rejected
 from pushgate.spool import Backlog, KnownRejection, Lease
-from pushgate.spool.cipher import NO_KEYS, SEED_BYTES, Cipher, DrawnAhead, Keys
+from pushgate.spool.cipher import NO_KEYS, SEED_BYTES, Cipher, Keys
 from pushgate.spool.committer import Committer
 from pushgate.spool.contents import Contents
 from pushgate.spool.database import LOCK_WAIT_S
@@ -127,8 +128,15 @@ class SqliteSpool:
             tell=tell,
             lock_wait_s=lock_wait_s,
         )
-        committer = Committer(store, idle_s=tidy_idle_s, tidy_every_s=tidy_every_s, on_commit=on_commit)
-        lanes = Lanes(committer, clock=due_clock or clock, memory=Memory(memory_bytes), memory_rows=memory_rows)
+        memory, lane_clock = Memory(memory_bytes), due_clock or clock
+        committer = Committer(
+            store,
+            idle_s=tidy_idle_s,
+            tidy_every_s=tidy_every_s,
+            is_behind=lambda: memory.plenty_until > lane_clock(),
+            on_commit=on_commit,
+        )
+        lanes = Lanes(committer, clock=lane_clock, memory=memory, memory_rows=memory_rows)
         spool = cls(
             contents,
             committer,
