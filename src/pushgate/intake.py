@@ -187,7 +187,7 @@ class Intake:
                 tally.rejected.append(device.pushkey)
                 continue
             app = apps[device.app_id]
-            kept = needed_of(device, app.forward_data)
+            kept = device if device.data is device.tweaks is None else needed_of(device, app.forward_data)
             delivery = Delivery(
                 id=ids[position],
                 device=kept,

@@ -70,7 +70,7 @@ class Memory:
 
 
 class _Waiter(NamedTuple):
-    future: asyncio.Future[list[Lease]]
+    future: asyncio.Future[Sequence[Lease]]
     limit: int
 
 
@@ -118,11 +118,23 @@ class Lane:
         self._memory.used_bytes += row.size
         return True
 
+    def promise_all(self, rows: Sequence[Row]) -> bool:
+        """Hold all of these, or where there is no room for all, none: see `promise`."""
+        if len(self.ready) + self._promised + len(rows) > self._most_ready or self._memory.full:
+            self.spilling = True
+        if self.spilling:
+            return False
+        self.held.update([(row.id, row) for row in rows])
+        self._promised += len(rows)
+        self._memory.used_bytes += sum([row.size for row in rows])
+        return True
+
     def redeem_all(self, rows: Sequence[Row]) -> None:
         """All of these that were promised are durable."""
         self._promised -= len(rows)
+        ready = State.READY  # what an enum costs to ask, it costs for each row
         for row in rows:
-            row.state = State.READY
+            row.state = ready
         self.ready.extend(rows)
 
     def redeem(self, row: Row, *, kept: bool) -> None:
@@ -222,13 +234,13 @@ class Lane:
         self._memory.used_bytes -= row.size
         del self.held[row.id]
 
-    def _take(self, limit: int) -> list[Lease]:
-        ready = self.ready
-        rows: list[Lease] = [ready.popleft() for _ in range(min(limit, len(ready)))]
+    def _take(self, limit: int) -> Sequence[Lease]:
+        ready, leased, size = self.ready, State.LEASED, 0
+        rows = [ready.popleft() for _ in range(min(limit, len(ready)))]
         for row in rows:
-            assert isinstance(row, Row)
-            row.state = State.LEASED
-            self._memory.used_bytes -= row.size
+            row.state = leased
+            size += row.size
+        self._memory.used_bytes -= size
         if len(ready) > PLENTY:
             self._plenty_until = self._memory.plenty_until = self._clock() + PLENTY_S
         return rows

@@ -10,10 +10,9 @@ import asyncio
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
@@ -28,7 +27,7 @@ from pushgate.spool.contents import Contents
 from pushgate.spool.database import LOCK_WAIT_S
 from pushgate.spool.envelope import encode
 from pushgate.spool.keyed import REJECTION, REPEAT, KeyedHash
-from pushgate.spool.lane import Memory, Row, State
+from pushgate.spool.lane import Lane, Memory, Row, State
 from pushgate.spool.lanes import CATCH_UP_ROWS, ROW_BYTES, Lanes
 from pushgate.spool.limits import NO_LIMITS, Limits
 from pushgate.spool.loading import load, on_loop
@@ -169,21 +168,28 @@ class SqliteSpool:
         self._lanes.make_room()
         rows: list[Row] = []
         payloads: list[bytes] = []
-        held = 0
+        number, size = self._next_id, 0
         lane = self._lanes.lane(deliveries[0].device.app_id)
         for delivery in deliveries:
             payload = encode(delivery)
             if delivery.device.app_id != lane.name:
                 lane = self._lanes.lane(delivery.device.app_id)
-            accepted_ms, size = int(delivery.accepted_at * 1000), len(payload) + ROW_BYTES
-            row = Row(lane, self._next_id, delivery, accepted_ms=accepted_ms, attempt=1, size=size)
-            self._next_id += 1
-            held += lane.promise(row)
+            row = Row(
+                lane,
+                number,
+                delivery,
+                accepted_ms=int(delivery.accepted_at * 1000),
+                attempt=1,
+                size=len(payload) + ROW_BYTES,
+            )
+            number += 1
+            size += row.size
             rows.append(row)
             payloads.append(payload)
+        self._next_id = number
         repeats = await self._committer.perform(
-            self._put_together(rows, payloads) if held == len(rows) else self._put_apart(rows, payloads),
-            size=sum([row.size for row in rows]),
+            self._put_together(rows, payloads) if _hold(rows) else self._put_apart(rows, payloads),
+            size=size,
             done=partial(self._stored, rows),
             failed=partial(self._not_stored, rows),
         )
@@ -329,12 +335,12 @@ class SqliteSpool:
 
     def _stored_all(self, rows: Sequence[Row]) -> bool:
         """The usual case, quickly: all rows are new, of one lane, and in memory. Whether it is that."""
-        lane, held = rows[0].lane, rows[0].lane.held
-        if any(row.lane is not lane or row.id not in held for row in rows):
+        lane, *others = {row.lane for row in rows}
+        if others or not all(map(lane.held.__contains__, [row.id for row in rows])):
             return False
         lane.redeem_all(rows)
-        for accepted_ms, some in groupby(rows, _accepted_ms):
-            self._census.add(lane.name, accepted_ms, len(list(some)))
+        for (_, accepted_ms), count in _counted(rows).items():
+            self._census.add(lane.name, accepted_ms, count)
         lane.serve()
         return True
 
@@ -346,11 +352,11 @@ class SqliteSpool:
     def _ending(self, leases: Sequence[Lease]) -> list[Row]:
         """The rows of those leases that had not ended before."""
         self._check_open()
-        rows = []
+        rows, leased, ending = [], State.LEASED, State.ENDING
         for row in leases:
             assert isinstance(row, Row)
-            if row.state is State.LEASED:
-                row.state = State.ENDING
+            if row.state is leased:
+                row.state = ending
                 rows.append(row)
         return rows
 
@@ -364,11 +370,12 @@ class SqliteSpool:
             )
 
     def _erased(self, rows: Sequence[Row], _: None) -> None:
+        gone = State.GONE
         for row in rows:
-            row.state = State.GONE
+            row.state = gone
             del row.lane.held[row.id]
-        for (name, accepted_ms), some in groupby(rows, _lane_and_time):
-            self._census.remove(name, accepted_ms, len(list(some)))
+        for (lane, accepted_ms), count in _counted(rows).items():
+            self._census.remove(lane.name, accepted_ms, count)
 
     def _postponed(self, rows: Sequence[Row], due_ms: int, _: None) -> None:
         lanes = {}
@@ -390,8 +397,18 @@ class SqliteSpool:
             raise SpoolUnavailable("the spool is closed")
 
 
-_accepted_ms = attrgetter("accepted_ms")
-_lane_and_time = attrgetter("lane.name", "accepted_ms")
+def _hold(rows: Sequence[Row]) -> bool:
+    """Have their lanes hold these rows while they are written. Whether all are held."""
+    lane, *others = {row.lane for row in rows}
+    if not others:
+        return lane.promise_all(rows)
+    held = [row.lane.promise(row) for row in rows]
+    return all(held)
+
+
+def _counted(rows: Sequence[Row]) -> Counter[tuple[Lane, int]]:
+    """How many there are of each lane and time."""
+    return Counter([(row.lane, row.accepted_ms) for row in rows])
 
 
 def _erase(rows: Sequence[Row], also: Callable[[Store], None] | None, store: Store) -> None:
