@@ -168,6 +168,10 @@ class _NoLine:
     def leave(self, owner: Hashable) -> None:
         """None was."""
 
+    def waiting_of(self, owner: Hashable) -> int:
+        """Nothing does."""
+        return 0
+
     def send(self, call: Call, *, owner: Hashable) -> None:
         """A bug of ours: there are no lanes."""
         _never()

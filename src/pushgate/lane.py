@@ -31,6 +31,8 @@ from pushgate.tracing import Tracing
 log = structlog.get_logger(__name__)
 
 LEASE_AT_ONCE = 200
+MOST_UNSENT = 200
+"""So many attempts may wait for a free stream. More would only lie there, and be out of the processor's caches then."""
 BEGINS_WITH = 32
 """Attempts at once, until the provider has answered: a hundred lanes whose provider hangs must not fill the memory."""
 LOOK_FOR_ROOM_S = 0.05
@@ -69,7 +71,7 @@ class Lane:
         """Of this turn of the loop."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        """Set when the lane may be open now: an attempt has landed, or a pause has ended before its time."""
+        """Set when the lane may be open now: an attempt was answered or settled, a pause has ended before its time."""
         self._stopping = asyncio.Event()
         self._retired = False
         self._needs_somebody = False
@@ -207,7 +209,8 @@ class Lane:
         """How many attempts more may begin now."""
         if self._pace.paused_until > self._timing.monotonic():
             return 0
-        return min(max(self._pace.dares - len(self._flights), 0), self._flights.room())
+        dares, unsent = self._pace.dares - len(self._flights), MOST_UNSENT - self.how.sender.waiting
+        return max(min(dares, unsent, self._flights.room()), 0)
 
     async def _until_open(self, until: float = math.inf) -> None:
         """Wait until the lane is not paused and has room for one more attempt, at most until then (unix seconds)."""
@@ -215,7 +218,7 @@ class Lane:
             self._changed.clear()
             if (pause_s := self._pace.paused_until - self._timing.monotonic()) > 0:
                 await self._sleep_or_wake(min(pause_s, left_s))
-            elif len(self._flights) >= self._pace.dares:
+            elif len(self._flights) >= self._pace.dares or self.how.sender.waiting >= MOST_UNSENT:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if left_s == math.inf else left_s):
                         await self._changed.wait()
@@ -258,6 +261,7 @@ class Lane:
 
     def _take_answers(self) -> None:
         answers, self._answers = self._answers, []
+        self._changed.set()  # streams are free, though what was answered is not settled
         now = self._timing.monotonic()
         if self._tracing is not None:
             self._tracing.attempted(

@@ -17,6 +17,11 @@ from pushgate.outcome import Outcome
 class Sender(Protocol):
     """The part of a provider that sending needs."""
 
+    @property
+    def waiting(self) -> int:
+        """See `provider.Provider.waiting`."""
+        ...
+
     def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
         """See `provider.Provider.start`."""
         ...

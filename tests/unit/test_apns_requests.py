@@ -198,6 +198,9 @@ class FakePool:
     def leave(self, owner: Hashable) -> None:
         self.owners.remove(owner)
 
+    def waiting_of(self, owner: Hashable) -> int:
+        return 0
+
     def send(self, call: Call, *, owner: Hashable) -> None:
         assert owner in self.owners
         self.requests.append((call.head, call.body, call.timeout_s))
@@ -353,6 +356,9 @@ async def test_young_token_is_not_renewed() -> None:
 
 async def test_many_with_an_expired_token_renew_it_once() -> None:
     class Expiring(FakePool):
+        def waiting_of(self, owner: Hashable) -> int:
+            return 0
+
         def send(self, call: Call, *, owner: Hashable) -> None:
             self.requests.append((call.head, call.body, call.timeout_s))
             status = 200 if self.bearers()[-1] != self.bearers()[0] else 403

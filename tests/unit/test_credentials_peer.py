@@ -125,6 +125,9 @@ class Connections:
     def leave(self, owner: Hashable) -> None:
         raise AssertionError
 
+    def waiting_of(self, owner: Hashable) -> int:
+        return 0
+
     def send(self, call: Call, *, owner: Hashable) -> None:
         raise AssertionError
 

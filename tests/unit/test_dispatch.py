@@ -11,6 +11,7 @@ import pytest
 from pushgate import lane, pace, retry, settling
 from pushgate.dispatch import Dispatcher
 from pushgate.errors import SpoolUnavailable
+from pushgate.lane import MOST_UNSENT
 from pushgate.lane_settings import LaneSettings, Sender
 from pushgate.metrics import Metrics
 from pushgate.model import Delivery, Device, EncryptedNotification
@@ -113,6 +114,8 @@ class Ledger:
 
 class Phone:
     """A provider of one test: answers what it is told to, and counts who is asked at once."""
+
+    waiting = 0
 
     def __init__(self, *answers: Outcome | Exception | asyncio.Event) -> None:
         self.answers = list(answers)
@@ -284,6 +287,8 @@ async def test_an_expired_one_is_buried_without_asking_the_provider(clock: Clock
 class Misread:
     """A provider whose first answer is not understood, for a bug."""
 
+    waiting = 0
+
     def __init__(self) -> None:
         self.asked = 0
 
@@ -338,6 +343,8 @@ async def test_a_bug_in_learning_costs_neither_a_delivery_nor_the_other_answers(
 class Chatterbox:
     """A provider that tells an outcome, and then others, at once and later."""
 
+    waiting = 0
+
     def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
         loop = asyncio.get_running_loop()
         tell(Accepted())
@@ -345,6 +352,51 @@ class Chatterbox:
         loop.call_soon(tell, Undeliverable("x"))
         loop.call_later(0, tell, Accepted())
         return NOTHING
+
+
+class Narrow:
+    """A provider with ten streams: what more is started waits for one of them."""
+
+    def __init__(self) -> None:
+        self.open: list[Callable[[Outcome], None]] = []
+
+    @property
+    def waiting(self) -> int:
+        return max(len(self.open) - 10, 0)
+
+    def start(self, delivery: Delivery, tell: Callable[[Outcome], None]) -> Attempt:
+        self.open.append(tell)
+        return NOTHING
+
+    def answer(self, count: int) -> None:
+        for tell in self.open[:count]:
+            tell(Accepted())
+        del self.open[:count]
+
+
+async def test_no_more_is_started_than_soon_finds_a_stream(clock: Clock) -> None:
+    """And what was answered makes room at once, though it is not settled yet."""
+    ledger, narrow, settled = Ledger(), Narrow(), asyncio.Event()
+
+    async def ack(leases: Sequence[Lease]) -> None:
+        await settled.wait()
+        ledger._end("ack", leases)
+
+    ledger.ack = ack  # type: ignore[method-assign]
+    for number in range(600):
+        ledger.add(number)
+    async with dispatching(ledger, clock, narrow, max_in_flight=1000) as (dispatcher, _):
+        for answered in range(0, 201, 50):
+            await asyncio.sleep(0.01)
+            assert len(narrow.open) == 10 + MOST_UNSENT
+            assert dispatcher.lanes[LANE].in_flight == answered + 10 + MOST_UNSENT
+            narrow.answer(50)
+        settled.set()
+        while narrow.open:
+            narrow.answer(50)
+            await asyncio.sleep(0.01)
+        await ledger.until(lambda: len(ledger.ended) == 600)
+    assert {verb for verb, _ in ledger.ended} == {"ack"}
 
 
 async def test_an_attempt_is_told_once(clock: Clock) -> None:

@@ -102,6 +102,9 @@ class FakePool:
     def leave(self, owner: Hashable) -> None:
         self.owners.remove(owner)
 
+    def waiting_of(self, owner: Hashable) -> int:
+        return 0
+
     def send(self, call: Call, *, owner: Hashable) -> None:
         assert owner in self.owners
         self.requests.append((call.head, call.body, call.timeout_s))

@@ -94,6 +94,11 @@ class Pool:
         """How many requests wait for a free stream."""
         return len(self._queue)
 
+    def waiting_of(self, owner: Hashable) -> int:
+        """How many requests of this owner wait for a free stream."""
+        share = self._shares.by_owner.get(owner)
+        return 0 if share is None else share.waiting
+
     @property
     def in_flight(self) -> int:
         """How many requests wait for their answers."""

@@ -79,6 +79,11 @@ class Provider(Protocol):
         """
         ...
 
+    @property
+    def waiting(self) -> int:
+        """How many attempts were started and wait for a free stream. More would only wait behind them."""
+        ...
+
     def start(self, delivery: Delivery, tell: Tell) -> Attempt:
         """Make one attempt and tell its outcome, perhaps before this returns.
 

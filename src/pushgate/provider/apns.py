@@ -196,6 +196,11 @@ class ApnsProvider:
             return NOT_A_TOKEN
         return None if fits(delivery, self._form.look) else TOO_LARGE
 
+    @property
+    def waiting(self) -> int:
+        """See `provider.Provider.waiting`."""
+        return self._line.waiting(self)
+
     def start(self, delivery: Delivery, tell: Tell) -> Attempt:
         """See `provider.Provider.start`. A second attempt is made at once where only our token had expired."""
         if self._clock() >= self._good_until:

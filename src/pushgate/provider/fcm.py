@@ -134,6 +134,11 @@ class FcmProvider:
             return NOT_A_TOKEN
         return None if fits(delivery, self._look) else TOO_LARGE
 
+    @property
+    def waiting(self) -> int:
+        """See `provider.Provider.waiting`."""
+        return self._line.waiting(self)
+
     def start(self, delivery: Delivery, tell: Tell) -> Attempt:
         """See `provider.Provider.start`. A second attempt is made at once where only our access token was refused."""
         attempt = _Attempt(self, delivery, tell)

@@ -98,6 +98,10 @@ class Asker(Protocol):
         """This owner makes no more requests."""
         ...
 
+    def waiting_of(self, owner: Hashable) -> int:
+        """How many of this owner's requests wait for a free stream."""
+        ...
+
     def send(self, call: Call, *, owner: Hashable) -> None:
         """Send it, and tell it the answer, NotSent or Unanswered."""
         ...
@@ -135,6 +139,10 @@ class Line:
     def leave(self, owner: Hashable) -> None:
         """Say that no more will."""
         self._pool.leave(owner)
+
+    def waiting(self, owner: Hashable) -> int:
+        """How many requests of this owner wait for a free stream."""
+        return self._pool.waiting_of(owner)
 
     def send(self, call: Call, *, owner: Hashable) -> None:
         """Have it sent. Its end is told to it: `unanswered` says what an end without an answer means."""
