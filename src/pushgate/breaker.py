@@ -64,8 +64,10 @@ class Breaker:
                 self.alive(now, pushkey)
             return
         self._dead.forget(now)
-        dead = self._dead if len(self._dead) else ()
-        self._alive.add_all([name for name in map(hash, pushkeys) if name not in dead], now)
+        names = list(map(hash, pushkeys))
+        if len(self._dead):
+            names = [name for name in names if name not in self._dead]
+        self._alive.add_all(names, now)
 
     def dead(self, now: float, pushkey: str) -> bool:
         """A pushkey was called dead. Returns whether to believe it."""
@@ -142,10 +144,10 @@ class Lately:
     def add_all(self, names: Iterable[int], now: float) -> None:
         """Several were told."""
         self.forget(now)
-        told, entry = self._told, (now, self._mask + 1)
-        for name in names:
+        told, entry, mask = self._told, (now, self._mask + 1), self._mask
+        for name in [name for name in names if not name & mask] if mask else names:
             if name & self._mask:
-                continue
+                continue  # it has grown meanwhile
             if (before := told.pop(name, None)) is not None:
                 self.count -= before[1]
             told[name] = entry

@@ -46,32 +46,34 @@ class Room:
 class Flight(Generic[How]):
     """A lease on its way: sent, or answered and being settled."""
 
-    __slots__ = ("_tell", "attempt", "how", "is_cancelled", "lease", "started", "task")
+    __slots__ = ("_attempt", "_tell", "how", "is_cancelled", "lease", "started")
 
     def __init__(self, lease: Lease, how: How, started: float, tell: Callable[[Flight[How], Outcome], None]) -> None:
         self.lease = lease
         self.how = how
         """With which settings it was sent."""
         self.started = started
-        self.attempt: Attempt | None = None
         self.is_cancelled = False
-        self.task: asyncio.Task[None] | None = None
-        """What settles it."""
+        self._attempt: Attempt | None = None
         self._tell: Callable[[Flight[How], Outcome], None] | None = tell
+
+    def sent(self, attempt: Attempt) -> None:
+        """It is on its way, unless the outcome was told meanwhile."""
+        if self._tell is not None:
+            self._attempt = attempt
 
     def landed(self, outcome: Outcome) -> None:
         """The provider has answered, or will not. What is said after that counts no more."""
         tell, self._tell = self._tell, None
         if tell is not None:
+            self._attempt = None  # it knows us: each would keep the other
             tell(self, outcome)
 
     def cancel(self) -> None:
         """Leave it to a successor."""
         self.is_cancelled = True
-        if self.attempt is not None:
-            self.attempt.cancel()
-        if self.task is not None:
-            self.task.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
 
 
 class Landing:

@@ -69,7 +69,8 @@ class Lane:
         self._flights = Flights(room)
         self._answers: list[tuple[Flight[LaneSettings], Outcome]] = []
         """Of this turn of the loop."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._settlings: dict[asyncio.Task[None], Collection[Flight[LaneSettings]]] = {}
+        """What runs, and whom it settles."""
         self._changed = asyncio.Event()
         """Set when the lane may be open now: an attempt was answered or settled, a pause has ended before its time."""
         self._stopping = asyncio.Event()
@@ -155,6 +156,9 @@ class Lane:
         late = list(landing.left)
         for flight in late:
             flight.cancel()
+        for task, flights in self._settlings.items():
+            if flights:
+                task.cancel()
         self._end(late)
         return len(late)
 
@@ -248,7 +252,7 @@ class Lane:
                 self._settle_apart(flight, None)
                 continue
             try:
-                flight.attempt = start(delivery, flight.landed)
+                flight.sent(start(delivery, flight.landed))
             except Exception as fault:  # noqa: BLE001 - a bug of ours must not cost a delivery
                 log.error("sending failed unexpectedly", lane=self.name, fault=type(fault).__name__)
                 flight.landed(BUG)
@@ -284,15 +288,13 @@ class Lane:
             self._start(self._settle_accepted(accepted), accepted)
             self._learn_of_accepted(accepted, now)  # last: a bug in it costs nobody anything
 
-    def _start(self, settling: Coroutine[Any, Any, None], flights: Sequence[Flight[LaneSettings]]) -> None:
+    def _start(self, settling: Coroutine[Any, Any, None], flights: Collection[Flight[LaneSettings]]) -> None:
         task = asyncio.get_running_loop().create_task(settling)
-        self._tasks.add(task)
-        for flight in flights:
-            flight.attempt, flight.task = None, task
+        self._settlings[task] = flights
         task.add_done_callback(self._settled)
 
     def _settled(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._settlings[task]
         if not task.cancelled() and (fault := task.exception()) is not None:
             log.error("attempt was not settled", lane=self.name, fault=type(fault).__name__)
 

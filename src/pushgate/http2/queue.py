@@ -179,8 +179,7 @@ class Queue:
 
     def first(self) -> Call | None:
         """The call whose turn it is; None where nobody waits, or nobody who may start one now."""
-        share = self._shares.next()
-        return share.first() if share is not None else None
+        return self._shares.next()
 
     def take(self, call: Call) -> None:
         """Remove the call that `first` just gave: the turn passes to the next owner."""

@@ -48,7 +48,10 @@ class Share:
 
     def first(self) -> Call | None:
         """Its call whose turn it is. Those that nobody waits for any more are dropped."""
-        for calls in (self.again, self.fresh):
+        fresh = self.fresh
+        if fresh and not self.again and not (call := fresh[0]).is_over:  # as a rule
+            return call
+        for calls in (self.again, fresh):
             while calls:
                 if not calls[0].is_over:
                     return calls[0]
@@ -107,26 +110,26 @@ class Shares:
             share.is_in_turn = True
             self._turn.append(share)
 
-    def next(self) -> Share | None:
-        """The owner with a waiting call whose turn it is to start one, None where nobody may."""
+    def next(self) -> Call | None:
+        """The call whose turn it is, None where nobody waits, or nobody who may start one now."""
         turn = self._turn
         while turn:
             share = turn[0]
-            if share.first() is not None and self.may_start(share):
-                return share
+            if (call := share.first()) is not None and self.may_start(share):
+                return call
             turn.popleft()
             share.is_in_turn = False
-            if share.waiting:
+            if call is not None:
                 self._park(share)
         # Of those set aside the one that holds least: if not even that one may, none may.
         # They hold different numbers of streams, which add up: there are few such numbers.
         while self._parked:
             share = next(iter(self._parked[min(self._parked)]))
-            if share.first() is not None and not self.may_start(share):
+            if (call := share.first()) is not None and not self.may_start(share):
                 return None
             self.let_back(share)
             if share.is_in_turn:
-                return share
+                return call
         return None
 
     def pass_on(self) -> None:

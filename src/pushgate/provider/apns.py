@@ -87,16 +87,14 @@ def build_request(delivery: Delivery, *, form: Form, authorization: bytes) -> Pr
     body = payload(delivery, form.look)
     if len(body) > MAX_PAYLOAD_BYTES:
         return Undeliverable(TOO_LARGE)
-    head = b"%b%b%b%b%b%b%b%b%d" % (
-        form.start,
-        _beginning(":path", "/3/device/", len(token)),
+    head = b"%b%b%b%b%b%b%b" % (
+        _start(form.start, len(token)),
         token.encode(),
         _kind(delivery, form),
         authorization,
         _APNS_ID if len(delivery.id) == ID_CHARS else _beginning("apns-id", "", len(delivery.id)),
         delivery.id.encode(),
-        _beginning("apns-expiration", "", len(str(expiration := int(delivery.expires_at)))),
-        expiration,
+        _expiration(int(delivery.expires_at)),
     )
     return ProviderRequest(head, body)
 
@@ -106,6 +104,17 @@ def _beginning(name: str, prefix: str, chars: int) -> bytes:
     """An encoded field without the last `chars` of its value: literals end with the value as it is."""
     whole = encode_headers([(name, prefix + "0" * chars)], never_indexed=(":path",))
     return whole[: len(whole) - chars]
+
+
+@lru_cache(maxsize=256)
+def _start(start: bytes, token_chars: int) -> bytes:
+    """The head up to the device token."""
+    return start + _beginning(":path", "/3/device/", token_chars)
+
+
+@lru_cache(maxsize=1024)
+def _expiration(unix_s: int) -> bytes:
+    return encode_headers([("apns-expiration", str(unix_s))])
 
 
 _APNS_ID = _beginning("apns-id", "", ID_CHARS)

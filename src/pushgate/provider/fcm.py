@@ -222,6 +222,7 @@ class _Attempt:
 
     def told(self, call: Call, end: Response | Http2Error) -> None:
         """What came of the request."""
+        self._call = None  # it knows us: each would keep the other
         if not isinstance(end, Response):
             self._tell(unanswered(call, end))
             return
