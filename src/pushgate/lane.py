@@ -31,7 +31,7 @@ from pushgate.tracing import Tracing
 log = structlog.get_logger(__name__)
 
 LEASE_AT_ONCE = 200
-MOST_UNSENT = 200
+MOST_UNSENT = 64
 """So many attempts may wait for a free stream. More would only lie there, and be out of the processor's caches then."""
 BEGINS_WITH = 32
 """Attempts at once, until the provider has answered: a hundred lanes whose provider hangs must not fill the memory."""

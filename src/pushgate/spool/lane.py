@@ -16,7 +16,7 @@ from pushgate.model import Delivery
 from pushgate.spool import Lease
 
 NEVER_MS = 1 << 62
-PLENTY = 250
+PLENTY = 100
 """So many rows that lie ready keep a lane busy for a while."""
 PLENTY_S = 0.01
 LONGEST_NAP_S = 60.0
