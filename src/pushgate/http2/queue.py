@@ -214,8 +214,10 @@ class Queue:
 
     def _enter(self, call: Call) -> None:
         self._shares.waiting += 1
-        self._shares.enter(call.share)
-        self._wake_by(call.deadline)
+        if not call.share.is_in_turn:
+            self._shares.enter(call.share)
+        if call.deadline < self._wake_at:
+            self._wake_by(call.deadline)
 
     def _wake_by(self, when: float) -> None:
         """What `call_at` returns is not asked when it wakes: it does not always know (uvloop, within 0.5 ms)."""

@@ -11,7 +11,7 @@ To the event loop a delivery in a bundle is a row like every other.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from itertools import islice
@@ -61,12 +61,12 @@ class Bundle:
             marked[number - self.first] = 1
         return marked
 
-    def end(self, ended: Collection[int]) -> None:
-        """These have."""
+    def end(self, ended: Collection[int], marked: bytearray) -> None:
+        """These have; `marked` as they make it, where some are left."""
         if len(ended) == len(self.rows):
             self.rows.clear()
             return
-        self.ended = self.marked(ended)
+        self.ended = marked
         for number in ended:
             del self.rows[number]
 
@@ -99,7 +99,8 @@ class Bundles:
         self._ended: dict[int, None] = {}
         """The ids of rows that this transaction takes out of their bundles."""
         self._ending: dict[Bundle, list[int]] = {}
-        """The same by bundle, when it is written."""
+        self._marked: dict[Bundle, bytearray] = {}
+        """The same by bundle, when it is written: ids, and which have ended with these, where some are left."""
 
     def __len__(self) -> int:
         """How many rows are in bundles."""
@@ -141,17 +142,13 @@ class Bundles:
         """Write what was changed: what is gone first, for its pages are used again by what is new."""
         if not (self._rows or self._ended):
             return
+        of, ending = self._of, defaultdict[Bundle, list[int]](list)
         for number in self._ended:
-            self._ending.setdefault(self._of[number], []).append(number)
-        gone: list[int] = []
-        left: list[tuple[int, bytearray]] = []
-        for bundle, ended in self._ending.items():
-            if len(ended) == len(bundle.rows):
-                gone.append(bundle.number)
-            else:
-                left.append((bundle.number, bundle.marked(ended)))
-        self._delete(gone)
-        run(self._execute, _write_ends, left)
+            ending[of[number]].append(number)
+        self._ending = ending
+        self._marked = {each: each.marked(ended) for each, ended in ending.items() if len(ended) < len(each.rows)}
+        self._delete([bundle.number for bundle in ending if bundle not in self._marked])
+        run(self._execute, _write_ends, [(bundle.number, marked) for bundle, marked in self._marked.items()])
         self._write_new()
         self._seeds.write()
 
@@ -177,7 +174,7 @@ class Bundles:
         for number in self._ended:
             del self._of[number]
         for bundle, ended in self._ending.items():
-            bundle.end(ended)
+            bundle.end(ended, self._marked.get(bundle, bundle.ended))
             if not bundle.rows:
                 self.bytes -= bundle.size
         if self._written is not None:
@@ -193,7 +190,7 @@ class Bundles:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows, self._payloads, self._ended, self._ending = [], [], {}, {}
+        self._rows, self._payloads, self._ended, self._ending, self._marked = [], [], {}, {}, {}
         self._written = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from pushgate.errors import SpoolFull
 from pushgate.spool.database import PAGE_BYTES
@@ -69,6 +70,7 @@ class Room:
         return self._bytes + sum(needs)
 
 
+@lru_cache(maxsize=4096)
 def row_bytes(payload_bytes: int) -> int:
     """What a row takes in the file: small ones share a page, as many as fit, large ones have pages of their own."""
     size = payload_bytes + COLUMNS_BYTES
