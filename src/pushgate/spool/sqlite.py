@@ -10,7 +10,6 @@ import asyncio
 import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -169,11 +168,12 @@ class SqliteSpool:
         rows: list[Row] = []
         payloads: list[bytes] = []
         number, size = self._next_id, 0
-        lane = self._lanes.lane(deliveries[0].device.app_id)
+        first = lane = self._lanes.lane(deliveries[0].device.app_id)
+        is_mixed = False
         for delivery in deliveries:
             payload = encode(delivery)
             if delivery.device.app_id != lane.name:
-                lane = self._lanes.lane(delivery.device.app_id)
+                lane, is_mixed = self._lanes.lane(delivery.device.app_id), True
             row = Row(
                 lane,
                 number,
@@ -187,10 +187,14 @@ class SqliteSpool:
             rows.append(row)
             payloads.append(payload)
         self._next_id = number
+        if is_mixed:
+            is_held = len([row for row in rows if row.lane.promise(row)]) == len(rows)
+        else:
+            is_held = first.promise_all(rows)
         repeats = await self._committer.perform(
-            self._put_together(rows, payloads) if _hold(rows) else self._put_apart(rows, payloads),
+            self._put_together(rows, payloads) if is_held else self._put_apart(rows, payloads),
             size=size,
-            done=partial(self._stored, rows),
+            done=partial(self._stored if is_mixed or not is_held else self._stored_together, rows),
             failed=partial(self._not_stored, rows),
         )
         return len(repeats)
@@ -318,8 +322,6 @@ class SqliteSpool:
     # --- what becomes of rows, on the event loop, as soon as a commit is through
 
     def _stored(self, rows: Sequence[Row], repeats: Collection[int]) -> None:
-        if not repeats and self._stored_all(rows):
-            return
         lanes = {}
         for position, row in enumerate(rows):
             lane, kept = row.lane, position not in repeats
@@ -333,16 +335,16 @@ class SqliteSpool:
         for lane in lanes.values():
             lane.serve()
 
-    def _stored_all(self, rows: Sequence[Row]) -> bool:
-        """The usual case, quickly: all rows are new, of one lane, and in memory. Whether it is that."""
-        lane, *others = {row.lane for row in rows}
-        if others or not all(map(lane.held.__contains__, [row.id for row in rows])):
-            return False
+    def _stored_together(self, rows: Sequence[Row], repeats: Collection[int]) -> None:
+        """The usual case, quickly: all of one lane, which holds them."""
+        if repeats:
+            self._stored(rows, repeats)
+            return
+        lane = rows[0].lane
         lane.redeem_all(rows)
         for (_, accepted_ms), count in _counted(rows).items():
             self._census.add(lane.name, accepted_ms, count)
         lane.serve()
-        return True
 
     def _not_stored(self, rows: Sequence[Row], _: Exception) -> None:
         for row in rows:
@@ -397,18 +399,13 @@ class SqliteSpool:
             raise SpoolUnavailable("the spool is closed")
 
 
-def _hold(rows: Sequence[Row]) -> bool:
-    """Have their lanes hold these rows while they are written. Whether all are held."""
-    lane, *others = {row.lane for row in rows}
-    if not others:
-        return lane.promise_all(rows)
-    held = [row.lane.promise(row) for row in rows]
-    return all(held)
-
-
-def _counted(rows: Sequence[Row]) -> Counter[tuple[Lane, int]]:
+def _counted(rows: Sequence[Row]) -> Mapping[tuple[Lane, int], int]:
     """How many there are of each lane and time."""
-    return Counter([(row.lane, row.accepted_ms) for row in rows])
+    counts: dict[tuple[Lane, int], int] = {}
+    for row in rows:
+        key = row.lane, row.accepted_ms
+        counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 def _erase(rows: Sequence[Row], also: Callable[[Store], None] | None, store: Store) -> None:
