@@ -86,10 +86,15 @@ def _costs(rows: Sequence[Row]) -> str:
         goal = "" if row.goal_h is None else f"{row.goal_h:g} h"
         shares = (row.core_busy, row.gateway_busy, row.sink_busy, row.load_busy)
         lines.append(
-            f"| {row.title} | {row.cpu_us:.1f} µs | {row.cost_h:.1f} h | {goal} | {row.per_s:,.0f}/s |"
+            f"| {row.title} | {row.cpu_us:.1f} µs | {_cost(row)} | {goal} | {row.per_s:,.0f}/s |"
             f" {' | '.join(f'{share:.0%}' for share in shares)} | {row.rss_max_mb:.0f} MB |"
         )
     return "\n".join(lines)
+
+
+def _cost(row: Row) -> str:
+    several = f" ({row.trials_h[0]:.1f} to {row.trials_h[-1]:.1f})" if len(row.trials_h) > 1 else ""
+    return f"{row.cost_h:.1f} h{several}"
 
 
 def _latencies(latencies: Sequence[Latency]) -> str:

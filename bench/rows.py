@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bench.load import Kind, Wish
 from bench.machine import CoreTime
@@ -79,6 +80,14 @@ class Row(Struct, frozen=True, kw_only=True):
     load_busy: float
     rss_max_mb: float
     notes: Sequence[str]
+    trials_h: Sequence[float] = ()
+    """What each of several trials cost, of which this is the middle one."""
+
+
+def middle_of(trials: Sequence[Row]) -> Row:
+    """The one of several trials of a row that half of the others cost less than, with what all of them cost."""
+    in_order = sorted(trials, key=lambda row: row.cost_h)
+    return replace(in_order[len(in_order) // 2], trials_h=[row.cost_h for row in in_order])
 
 
 def lanes(count: int) -> list[str]:

@@ -105,6 +105,16 @@ def test_a_row_is_in_units_of_h() -> None:
     assert (round(row.cpu_us), round(row.cost_h), round(row.per_s)) == (200, 20, 5000)
 
 
+def test_of_several_trials_the_middle_one_counts() -> None:
+    trials = [row_of(PLAN, measured(), h_before_s=h, h_after_s=h) for h in (8e-6, 10e-6, 9e-6, 20e-6, 7e-6)]
+    middle = rows.middle_of(trials)
+    assert [round(cost_h) for cost_h in middle.trials_h] == [10, 20, 22, 25, 29]
+    assert (round(middle.cost_h), round(middle.h_us)) == (22, 9)
+    assert "| 200.0 µs | 22.2 h (10.0 to 28.6) | 7 h |" in report.as_markdown(
+        msgspec.structs.replace(full(), rows=[middle])
+    )
+
+
 def row(name: str, per_s: float, notes: Sequence[str] = ()) -> Row:
     found = row_of(PLAN, measured(), h_before_s=1e-5, h_after_s=1e-5)
     return msgspec.structs.replace(found, name=name, title=f"title of {name}", per_s=per_s, notes=[*notes])

@@ -165,6 +165,16 @@ async def test_a_full_lane_spills_until_it_has_caught_up() -> None:
     assert bench.promise(bench.row())
 
 
+async def test_of_many_those_are_held_that_there_is_room_for() -> None:
+    bench = Bench(most_ready=4)
+    few, many, none = ([bench.row() for _ in range(count)] for count in (2, 3, 1))
+    assert bench.lane.promise_all(few)
+    assert not bench.lane.promise_all(many)
+    assert [row.id in bench.lane.held for row in (*few, *many)] == [True] * 4 + [False]
+    assert bench.lane.spilling
+    assert not bench.lane.promise_all(none), "older ones wait in the store"
+
+
 async def test_due_rows_make_a_lane_with_enough_in_memory_spill_so_that_they_get_their_turn() -> None:
     bench = Bench(most_ready=10)
     bench.put(9)

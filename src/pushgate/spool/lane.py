@@ -119,11 +119,10 @@ class Lane:
         return True
 
     def promise_all(self, rows: Sequence[Row]) -> bool:
-        """Hold all of these, or where there is no room for all, none: see `promise`."""
-        if len(self.ready) + self._promised + len(rows) > self._most_ready or self._memory.full:
-            self.spilling = True
-        if self.spilling:
-            return False
+        """Hold those of these that there is room for: see `promise`. Whether that is all of them."""
+        if self.spilling or len(self.ready) + self._promised + len(rows) > self._most_ready or self._memory.full:
+            held = [row for row in rows if self.promise(row)]
+            return len(held) == len(rows)
         self.held.update([(row.id, row) for row in rows])
         self._promised += len(rows)
         self._memory.used_bytes += sum([row.size for row in rows])
