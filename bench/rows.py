@@ -80,8 +80,8 @@ class Row(Struct, frozen=True, kw_only=True):
     load_busy: float
     rss_max_mb: float
     notes: Sequence[str]
-    trials_h: Sequence[float] = ()
-    """What each of several trials cost, of which this is the middle one."""
+    trials_h: Sequence[float]
+    """What each trial cost, of which this is the middle one."""
 
 
 def middle_of(trials: Sequence[Row]) -> Row:
@@ -134,6 +134,7 @@ def row_of(plan: Plan, found: Measured, *, h_before_s: float, h_after_s: float) 
         load_busy=found.load_s / found.seconds,
         rss_max_mb=found.rss_max_mb,
         notes=[*_doubts(found), *_drift(h_before_s * 1e6, h_after_s * 1e6), *found.notes],
+        trials_h=[cpu_us / h_us],
     )
 
 
