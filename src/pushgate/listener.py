@@ -64,6 +64,8 @@ class _Protocol(HttpToolsProtocol):
     _sent_timer: asyncio.TimerHandle | None = None
     _idle_timer: asyncio.TimerHandle | None = None
     _answered_at = 0.0
+    _host = b""
+    """What was last found to be well-formed."""
     _is_tunnel = False
     """Whether it wanted one: it was refused, and what follows is nobody's."""
     home: _Server
@@ -234,8 +236,10 @@ class _Protocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if version not in _VERSIONS or len(hosts) > 1 or (not hosts and version == "1.1"):
             raise ValueError("not HTTP/1")
-        if hosts and _HOST.fullmatch(hosts[0]) is None:
-            raise ValueError("not a host")
+        if hosts and hosts[0] != self._host:
+            if _HOST.fullmatch(hosts[0]) is None:
+                raise ValueError("not a host")
+            self._host = hosts[0]
         if version == "1.0":
             self.expect_100_continue = False  # RFC 9110 §10.1.1
 

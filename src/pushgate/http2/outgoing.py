@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from pushgate.http2.frames import (
     CONTINUATION,
     DATA,
@@ -23,15 +25,13 @@ FIRST_WINDOW = 65_535
 """Every window before anybody says otherwise (§6.9.2)."""
 
 
-class Upload:
+class Upload(Struct, eq=False, gc=False):
     """A stream as far as sending is concerned."""
 
-    __slots__ = ("id", "unsent", "window")
-
     id: int
-    window: int
+    window: int = 0
     """How many bytes of body the peer still allows; negative after it lowered INITIAL_WINDOW_SIZE (§6.9.2)."""
-    unsent: memoryview | None
+    unsent: memoryview | None = None
 
 
 class Outgoing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from pushgate.errors import Http2Error, NotSent
 from pushgate.http2.frames import MAX_STREAM_ID, ErrorCode, PeerFault, rst_stream
@@ -30,25 +30,25 @@ class Answer(Protocol):
         ...
 
 
-class Stream(Upload):
+class Stream(Upload, eq=False, gc=False, kw_only=True):
     """What is known of a request that is neither answered nor given up."""
 
-    __slots__ = ("answer", "block", "body", "deadline", "headers", "received", "status", "timeout_s")
+    answer: Answer
+    deadline: float
+    timeout_s: float = 0.0
+    """How long its caller gave it in all, before it was opened too; kept by the owner of the deadlines."""
+    status: int = 0
+    block: bytes = b""
+    headers: Mapping[str, str] | None = None
+    body: bytes | bytearray = b""
+    received: int = 0
+    """Bytes of DATA so far, padding included."""
 
-    def __init__(self, stream_id: int, *, answer: Answer, deadline: float) -> None:
-        self.id = stream_id
-        self.window = 0
-        self.unsent = None
-        self.answer = answer
-        self.deadline = deadline
-        self.timeout_s = 0.0
-        """How long its caller gave it in all, before it was opened too; kept by the owner of the deadlines."""
-        self.status = 0
-        self.block = b""
-        self.headers: Mapping[str, str] | None = None
-        self.body: bytes | bytearray = b""
-        self.received = 0
-        """Bytes of DATA so far, padding included."""
+    def __repr__(self) -> str:
+        return f"Stream({self.id})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id)]
 
     def add(self, payload: bytes) -> None:
         """Put a piece of the answer's body to the others."""

@@ -61,7 +61,8 @@ class SqliteSpool:
     ) -> None:
         self.siblings = SiblingBook(committer, presence=contents.presence, known_ms=known_ms)
         """Other spools of this machine, where there are any."""
-        self._repeat_of = KeyedHash(contents.secret, REPEAT)
+        self.fingerprint = KeyedHash(contents.secret, REPEAT)
+        """See `spool.Spool.fingerprint`."""
         self._dead = RejectionBook(committer, name_of=KeyedHash(contents.secret, REJECTION), presence=contents.presence)
         self._census = contents.census
         self._next_id = contents.last_id + 1
@@ -305,10 +306,6 @@ class SqliteSpool:
         """Erase what is out of time and not leased, forget what is to be forgotten. Returns how many deliveries."""
         self._check_open()
         return await self._sweeper.sweep()
-
-    def fingerprint(self, *parts: str) -> bytes:
-        """See `spool.Spool.fingerprint`."""
-        return self._repeat_of(*parts)
 
     async def close(self) -> None:
         """See `spool.Spool.close`."""

@@ -24,9 +24,7 @@ class Books:
 
     def start(self, size: int) -> None:
         stream_id = 2 * len(self.uploads) + 1
-        upload = Upload()
-        upload.id, upload.unsent, upload.window = stream_id, None, 0
-        self.uploads[stream_id] = upload
+        upload = self.uploads[stream_id] = Upload(stream_id)
         self.windows[stream_id] = self.initial
         self.bodies[stream_id] = b""
         self.out.request(upload, b"\x83", bytes([stream_id % 256]) * size)
@@ -125,8 +123,8 @@ def test_window_that_is_one_byte_short_holds_back_one_byte(missing: int) -> None
 
 def test_window_of_a_request_that_went_out_whole_is_counted_too() -> None:
     out = Outgoing()
-    out.request(_upload(1), b"\x83", b"")
-    upload = _upload(3)
+    out.request(Upload(1), b"\x83", b"")
+    upload = Upload(3)
     out.request(upload, b"\x83", b"x" * 1900)
     assert upload.window == FIRST_WINDOW - 1900
 
@@ -144,7 +142,7 @@ def test_frames_are_as_large_as_the_peer_allows_and_no_larger() -> None:
     books = Books()
     books.resize_frames(20_000)
     books.resize(100_000)
-    books.out.request(_upload(1), b"\x83", bytes(50_000))
+    books.out.request(Upload(1), b"\x83", bytes(50_000))
     headers = b"".join(books.out.chunks[:1])
     assert headers[3] == HEADERS
     assert [len(chunk) for chunk in books.out.chunks if len(chunk) > 9] == [11, 20_000, 20_000, 10_000]
@@ -153,7 +151,7 @@ def test_frames_are_as_large_as_the_peer_allows_and_no_larger() -> None:
 def test_large_header_block_goes_on_in_continuations() -> None:
     out = Outgoing()
     block = bytes(range(256)) * 150
-    out.request(_upload(1), block, b"")
+    out.request(Upload(1), block, b"")
     frames = FrameReader().feed(b"".join(out.chunks))
     assert [(kind, flags) for kind, flags, _, _ in frames] == [
         (HEADERS, END_STREAM),
@@ -166,7 +164,7 @@ def test_large_header_block_goes_on_in_continuations() -> None:
 def test_only_the_first_block_empties_the_dynamic_table() -> None:
     out = Outgoing()
     for stream_id in (1, 3):
-        out.request(_upload(stream_id), b"\x83", b"x")
+        out.request(Upload(stream_id), b"\x83", b"x")
     blocks = [payload for kind, _, _, payload in FrameReader().feed(b"".join(out.chunks)) if kind == HEADERS]
     assert blocks == [b"\x20\x83", b"\x83"]
 
@@ -182,7 +180,7 @@ def test_nothing_more_is_sent_of_a_request_that_was_dropped() -> None:
 
 def test_window_beyond_its_maximum_is_a_fault_of_the_connection_or_of_the_stream() -> None:
     out = Outgoing()
-    upload = _upload(1)
+    upload = Upload(1)
     out.request(upload, b"\x83", b"")
     assert out.widen_stream(upload, 2**31 - 1 - FIRST_WINDOW)
     assert not out.widen_stream(upload, 1)
@@ -191,9 +189,3 @@ def test_window_beyond_its_maximum_is_a_fault_of_the_connection_or_of_the_stream
     out.widen(2**31 - 1 - FIRST_WINDOW)
     with pytest.raises(PeerFault, match="FLOW_CONTROL_ERROR"):
         out.widen(1)
-
-
-def _upload(stream_id: int) -> Upload:
-    upload = Upload()
-    upload.id, upload.unsent, upload.window = stream_id, None, 0
-    return upload
