@@ -31,6 +31,8 @@ class Repeats:
 
     def claim_all(self, fingerprints: Sequence[bytes], now_ms: int) -> Collection[int]:
         """Claim those that are new. Returns the positions of the others."""
+        if len(fingerprints) == 1:
+            return () if self.claim(fingerprints[0], now_ms) else (0,)
         claims = dict.fromkeys(fingerprints, now_ms)
         are_new = self._claimed.keys().isdisjoint(claims) and self._kept.keys().isdisjoint(claims)
         if are_new and self._window_ms and len(claims) == len(fingerprints) and b"" not in claims:  # as a rule
