@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -281,3 +281,12 @@ class Lane:
         self._alarm_ms = NEVER_MS
         if self._waiters:
             self._stir()
+
+
+def counted(rows: Sequence[Row]) -> Mapping[tuple[Lane, int], int]:
+    """How many there are of each lane and time."""
+    counts: dict[tuple[Lane, int], int] = {}
+    for row in rows:
+        key = row.lane, row.accepted_ms
+        counts[key] = counts.get(key, 0) + 1
+    return counts

@@ -21,9 +21,9 @@ ROW_BYTES = 1000
 USUAL_BYTES = 3000
 """What a row in memory takes as a rule."""
 AGAIN_S = 1.0
-CATCH_UP_ROWS = 12
+CATCH_UP_ROWS = 5
 """A step for so many: as many as are sent meanwhile."""
-CATCH_UP_STEPS = 8
+CATCH_UP_STEPS = 20
 CATCH_UP_STEP_S = 0.001
 FEW_ROWS = 16
 """As many are read at once where memory is full: who waits is served, and no more."""

@@ -26,13 +26,13 @@ from pushgate.spool.contents import Contents
 from pushgate.spool.database import LOCK_WAIT_S
 from pushgate.spool.envelope import encode
 from pushgate.spool.keyed import REJECTION, REPEAT, KeyedHash
-from pushgate.spool.lane import Lane, Memory, Row, State
+from pushgate.spool.lane import Memory, Row, State, counted
 from pushgate.spool.lanes import CATCH_UP_ROWS, ROW_BYTES, Lanes
 from pushgate.spool.limits import NO_LIMITS, Limits
 from pushgate.spool.loading import load, on_loop
 from pushgate.spool.rejection_book import RejectionBook
 from pushgate.spool.rejections import Rejection
-from pushgate.spool.rows import values_of
+from pushgate.spool.rows import values_of_all
 from pushgate.spool.sharing import Sharing
 from pushgate.spool.sibling_book import SiblingBook
 from pushgate.spool.store import HASTEN_AT_ONCE, Store
@@ -210,18 +210,7 @@ class SqliteSpool:
         now_ms = int(self._due_clock() * 1000)
         seeds = self._entropy(len(rows) * SEED_BYTES)
         fingerprints = [row.delivery.fingerprint for row in rows]
-        values = [
-            values_of(
-                row.id,
-                row.delivery,
-                self._cipher,
-                seeds[n * SEED_BYTES : (n + 1) * SEED_BYTES],
-                due_ms=now_ms,
-                attempt=1,
-                encoded=payload,
-            )
-            for n, (row, payload) in enumerate(zip(rows, payloads, strict=True))
-        ]
+        values = values_of_all(rows, payloads, self._cipher, seeds, due_ms=now_ms)
         return lambda store: store.put(values, seeds, fingerprints)
 
     async def rejected_among(self, devices: Sequence[Device]) -> frozenset[int]:
@@ -339,7 +328,7 @@ class SqliteSpool:
             return
         lane = rows[0].lane
         lane.redeem_all(rows)
-        for (_, accepted_ms), count in _counted(rows).items():
+        for (_, accepted_ms), count in counted(rows).items():
             self._census.add(lane.name, accepted_ms, count)
         lane.serve()
 
@@ -373,7 +362,7 @@ class SqliteSpool:
         for row in rows:
             row.state = gone
             del row.lane.held[row.id]
-        for (lane, accepted_ms), count in _counted(rows).items():
+        for (lane, accepted_ms), count in counted(rows).items():
             self._census.remove(lane.name, accepted_ms, count)
 
     def _postponed(self, rows: Sequence[Row], due_ms: int, _: None) -> None:
@@ -394,15 +383,6 @@ class SqliteSpool:
     def _check_open(self) -> None:
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
-
-
-def _counted(rows: Sequence[Row]) -> Mapping[tuple[Lane, int], int]:
-    """How many there are of each lane and time."""
-    counts: dict[tuple[Lane, int], int] = {}
-    for row in rows:
-        key = row.lane, row.accepted_ms
-        counts[key] = counts.get(key, 0) + 1
-    return counts
 
 
 def _erase(rows: Sequence[Row], also: Callable[[Store], None] | None, store: Store) -> None:
