@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -71,9 +71,14 @@ class Fleet(Run):
             assert b"Traceback" not in each.log and b'"crashed"' not in each.log, each.log_file
 
     def client(
-        self, attempts: int = 0, *, retries: Retries | None = None, timeout_s: float = 10.0
+        self,
+        attempts: int = 0,
+        *,
+        retries: Retries | None = None,
+        timeout_s: float = 10.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> PushGatewayClient:
-        return next(self._turn).client(attempts, retries=retries, timeout_s=timeout_s)
+        return next(self._turn).client(attempts, retries=retries, timeout_s=timeout_s, sleep=sleep)
 
     @property
     def is_running(self) -> bool:

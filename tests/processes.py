@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -130,9 +130,14 @@ class Run:
         return f"http://127.0.0.1:{self._management_port}"
 
     def client(
-        self, attempts: int = 0, *, retries: Retries | None = None, timeout_s: float = 10.0
+        self,
+        attempts: int = 0,
+        *,
+        retries: Retries | None = None,
+        timeout_s: float = 10.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> PushGatewayClient:
-        """A caller. `attempts` is how often it tries again."""
+        """A caller. `attempts` is how often it tries again, `sleep` what it does before each further attempt."""
         return PushGatewayClient(
             self.url,
             cert_file=str(self.stage.caller_cert_file),
@@ -140,6 +145,7 @@ class Run:
             ca_file=str(self.stage.ca_file),
             retries=retries or Retries(count=attempts),
             timeout_s=timeout_s,
+            sleep=sleep,
         )
 
     async def ready(self) -> tuple[int, str]:

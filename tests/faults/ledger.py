@@ -16,6 +16,7 @@ A *delivery* is one notification for one device. Taken: it was answered `success
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -55,7 +56,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     twice: int = 0
     """Deliveries that reached a device more often than once."""
     twice_unexplained: int = 0
-    """Those of them between whose arrivals no fault lies."""
+    """Those of them that no fault explains: see `Ledger.fault`."""
     arrived: int = 0
     rejected: int = 0
     """Not arrived, because the provider called the pushkey dead and the gateway settled it so."""
@@ -110,6 +111,8 @@ class Ledger:
         self.told: dict[str, float] = {}
         self.statuses: dict[int, int] = {}
         """How many requests ended with which status; 0: without an answer."""
+        self.sent_again: dict[Key, float] = {}
+        """What callers sent more than once, as no answer had come, and when they sent it first."""
         self._faults: list[tuple[float, float]] = []
 
     async def __aenter__(self) -> Self:
@@ -233,12 +236,22 @@ class Ledger:
 
         async def one(which: int) -> None:
             own = retries or (patient if tasks > 1 and which == tasks - 1 else Retries(count=0))
-            async with self._run.client(retries=own, timeout_s=timeout_s) as client:
+            waits: list[float] = []
+
+            async def sleep(seconds: float) -> None:
+                waits.append(seconds)
+                await asyncio.sleep(seconds)
+
+            async with self._run.client(retries=own, timeout_s=timeout_s, sleep=sleep) as client:
                 while not stopping.is_set():
                     size = self.chance.choice((1, 1, 2, most_in_batch // 2, most_in_batch))
                     is_sealed = self.chance.random() < 0.5
                     notes = [self.make(is_sealed=is_sealed, prefix=prefix, app_id=app_id) for _ in range(max(size, 1))]
+                    waits.clear()
+                    begin = self._clock()
                     answered = await self.send(client, notes)
+                    if waits:
+                        self.sent_again.update(dict.fromkeys((key for note in notes for key in _keys(note)), begin))
                     await asyncio.sleep(pause_s if answered else 0.05)
 
         async with asyncio.TaskGroup() as sending:
@@ -256,7 +269,7 @@ class Ledger:
 
     @contextmanager
     def fault(self) -> Iterator[None]:
-        """While the fault lasts. What is sent twice must be explained by one: it lies between the two arrivals."""
+        """While the fault lasts. What arrives twice must be explained by one: see `_explained`."""
         begin = self._clock()
         try:
             yield
@@ -310,7 +323,7 @@ class Ledger:
         rejected = min(len(to_dead), len(self._run.events("pushkey is dead")) if to_dead else 0)
         expired = sum(_whole(event.get("count", 1)) for event in self._run.events("out of time"))
         lost = len(missing) - rejected
-        twice = [times for times in arrivals.values() if len(times) > 1]
+        twice = [(key, times) for key, times in arrivals.items() if len(times) > 1]
         return Verdict(
             taken=len(self.taken),
             arrived=len(self.taken) - len(missing),
@@ -318,7 +331,7 @@ class Ledger:
             expired=expired,
             lost=max(lost - expired, 0) if self._may_expire else lost,
             twice=len(twice),
-            twice_unexplained=sum(not self._explained(times) for times in twice),
+            twice_unexplained=sum(not self._explained(key, times) for key, times in twice),
             refused=len(self.refused),
             refused_arrived=len(self.refused & arrivals.keys()),
             in_doubt=len(self.in_doubt),
@@ -328,10 +341,17 @@ class Ledger:
             longest_pause_s=longest_pause_s(self.taken, arrivals),
         )
 
-    def _explained(self, times: Sequence[float]) -> bool:
-        """Whether a fault lies between each two arrivals of the same delivery."""
-        pairs = pairwise(times)
-        return all(any(begin <= after and before <= end for begin, end in self._faults) for before, after in pairs)
+    def _explained(self, key: Key, times: Sequence[float]) -> bool:
+        """Whether a fault lies between each two arrivals of the same delivery.
+
+        What a caller sent again may wait twice, in the process that it was sent to first and in another, and both may
+        arrive when all is well again: there the fault lies between the first sending and the last arrival.
+        """
+        since = self.sent_again.get(key, math.inf)
+        return all(
+            any(begin <= after and min(before, since) <= end for begin, end in self._faults)
+            for before, after in pairwise(times)
+        )
 
 
 def random_seed() -> int:

@@ -104,6 +104,28 @@ async def test_sent_twice_is_explained_only_by_a_fault_between_the_two(ledger: L
     assert (ledger.judge().twice, ledger.judge().twice_unexplained) == (3, 2)
 
 
+async def test_what_a_caller_sent_again_is_explained_by_a_fault_since_it_sent_it_first(
+    ledger: Ledger, clock: Clock
+) -> None:
+    def arrive_twice(pushkey: str, *, sent_at: float | None = None) -> None:
+        for clock.now in (110.0, 111.0):
+            ledger.watch.arrived(pushkey, {"event_id": "$1"})
+        if sent_at is not None:
+            ((key, _),) = ((key, times) for key, times in ledger.watch.arrivals.items() if key[0] == pushkey)
+            ledger.sent_again[key] = sent_at
+
+    clock.now = 102
+    with ledger.fault():
+        clock.now = 104
+    arrive_twice("before", sent_at=101)
+    arrive_twice("within", sent_at=103)
+    assert (ledger.judge().twice, ledger.judge().twice_unexplained) == (2, 0)
+    arrive_twice("afterwards", sent_at=105)
+    assert (ledger.judge().twice, ledger.judge().twice_unexplained) == (3, 1)
+    arrive_twice("only once")
+    assert (ledger.judge().twice, ledger.judge().twice_unexplained) == (4, 2)
+
+
 async def test_told_is_wrong_before_a_provider_has_said_so(ledger: Ledger, clock: Clock) -> None:
     ledger.told = {"a": 105.0, "b": 105.0, "c": 105.0}
     clock.now = 104
