@@ -13,19 +13,18 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from pushgate import wire
+from pushgate import direct, wire
 from pushgate.connections import Connections, most_connections, nobody
 from pushgate.door import Count, Door
-from pushgate.scope import WHOLE
+from pushgate.scope import DIRECT
 from pushgate.tls import Tls
-from pushgate.together import Together
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
@@ -73,7 +72,7 @@ class _Protocol(HttpToolsProtocol):
     """What let the caller in."""
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(Together(transport))
+        super().connection_made(transport)
         if (tls := transport.get_extra_info("ssl_object")) is not None:
             self._extensions = {"tls": {"client_cert_der": tls.getpeercert(binary_form=True)}}
         self._expect_head()
@@ -85,6 +84,8 @@ class _Protocol(HttpToolsProtocol):
             self._idle_timer.cancel()
         self.home.places.leave(self)
         super().connection_lost(exc)
+        if self.scope is not None:
+            cast(dict[str, Any], self.scope).pop(DIRECT, None)  # each would keep the other
 
     def data_received(self, data: bytes) -> None:
         if self._in_head and not self._has_begun:
@@ -121,10 +122,6 @@ class _Protocol(HttpToolsProtocol):
         if self._extensions is not None:
             cast(dict[str, Any], self.scope)["extensions"] = self._extensions
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # trailers are not kept
-            super().on_header(name, value)
-
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._sent_timer is None:
@@ -153,6 +150,7 @@ class _Protocol(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self._take_authority()
         super().on_headers_complete()
+        self.headers = []  # the scope has them: trailers go with these
         if self.accepted_with is not self.home.tls and self.cycle is not None:
             self.cycle.keep_alive = False  # not closed before: a request might have been on its way
         if len(self.pipeline) > MAX_SENT_AHEAD or self.parser.should_upgrade():
@@ -165,8 +163,16 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_head, self._has_begun = True, False
         if not self._is_tunnel:
-            cast(dict[str, Any], self.scope)[WHOLE] = True
+            cast(dict[str, Any], self.scope)[DIRECT] = self
             super().on_message_complete()
+
+    def take_body(self, scope: Mapping[str, Any]) -> bytes | None:
+        """See `scope.Direct`."""
+        return direct.take_body(self.cycle, scope)
+
+    def answer(self, scope: Mapping[str, Any], headers: bytes, body: bytes) -> bool:
+        """See `scope.Direct`."""
+        return direct.answer(self.cycle, scope, headers, body)
 
     def on_response_complete(self) -> None:
         """As uvicorn does it, but with one timer for all pauses of a connection: a timer costs as much as a parser."""

@@ -25,7 +25,7 @@ from pushgate.metrics import NOBODY, Metrics
 from pushgate.model import Caller
 from pushgate.refusals import Refusals
 from pushgate.request_id import HEADER, RequestIds
-from pushgate.scope import WHOLE
+from pushgate.scope import DIRECT, Direct
 from pushgate.tracing import Tracing
 from pushgate.turns import Turns
 
@@ -136,6 +136,9 @@ class Application:
             self._journal.answered(entry, status)
             if self._tracing is not None:
                 self._tracing.answered(entry, status)
+        direct: Direct | None = scope.get(DIRECT) if status == 200 and not headers else None
+        if direct is not None and direct.answer(scope, _HEADERS % entry.request_id, body):
+            return
         headers.append((HEADER, entry.request_id))
         if _CLOSE not in headers:
             await _send(send, status, body, headers)
@@ -213,21 +216,21 @@ class Application:
         for name, value in scope["headers"]:
             if name == b"content-type":
                 _check_media_type(value)
-            elif _COMPRESSES.get(name, value.lower()) != value.lower():
+            elif name in _COMPRESSES and value.lower() != _COMPRESSES[name]:
                 raise RequestError(415, "The body must not be compressed.")
             elif name == b"content-length":
                 announced = int(value)
         if announced > limit:
             raise self._too_large(route)
-        try:
-            if WHOLE in scope:  # no timer then: it costs as much as to decode a notification
-                body = await _read(receive, limit)
-            else:
+        direct: Direct | None = scope.get(DIRECT)
+        body = None if direct is None else direct.take_body(scope)
+        if body is None:
+            try:
                 async with asyncio.timeout(self._request_timeout_s):
                     body = await _read(receive, limit)
-        except TimeoutError:
-            raise _cut_short("the body did not arrive in time") from None
-        if body is None:
+            except TimeoutError:
+                raise _cut_short("the body did not arrive in time") from None
+        if body is None or len(body) > limit:
             raise self._too_large(route)
         return body
 
@@ -318,6 +321,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 _JSON = (b"content-type", b"application/json")
+_HEADERS = b"content-type: application/json\r\n" + HEADER + b": %b\r\n"
 _CLOSE = (b"connection", b"close")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import re
 import socket
 import time
+import weakref
+from typing import Any
 
 import pytest
 
-from pushgate import listener
+from pushgate import direct, listener
 from pushgate.listener import MAX_HEAD_BYTES, MAX_SENT_AHEAD, bind
 from tests.api import NOTIFY, Api, serving
 from tests.samples import body, plain
@@ -69,6 +73,54 @@ async def test_a_head_may_come_in_pieces(pause_at: int) -> None:
     async with serving() as api:
         request = post(b"X-Request-Id: 7")
         assert (await api.raw(request[:pause_at], then=request[pause_at:], pause_s=0.1)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_usual_requests_go_the_short_way_and_the_others_get_the_same_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short: list[bool] = []
+
+    def answer(*what: Any) -> bool:
+        short.append(usual(*what))
+        return short[-1]
+
+    usual = direct.answer
+    monkeypatch.setattr(direct, "answer", answer)
+    request = post(b"X-Request-Id: 7")
+    async with serving() as api:
+        alone = await api.raw(request)
+        late_body = await api.raw(request[:-5], then=request[-5:], pause_s=0.1)
+        assert short == [True, True]
+        sent_ahead = await api.raw(request * 2)
+        assert short == [True, True, False, True]
+        closing = await api.raw(post(b"X-Request-Id: 7", b"Connection: close"))
+        assert short == [True, True, False, True, False]
+    first, second = sent_ahead[: len(alone)], sent_ahead[len(alone) :]
+    without_date = {re.sub(rb"date: [^\r]+", b"", each) for each in (alone, late_body, first, second)}
+    assert len(without_date) == 1
+    assert b"x-request-id: 7\r\n" in alone
+    assert closing.replace(b"connection: close\r\n", b"").partition(b"\r\n\r\n")[2] == alone.partition(b"\r\n\r\n")[2]
+
+
+async def test_a_connection_that_has_ended_is_let_go_of_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when the collector looks: with it go the last request and its answer."""
+    made: list[weakref.ref[listener._Protocol]] = []
+
+    class Known(listener._Protocol):
+        def connection_made(self, transport: Any) -> None:
+            made.append(weakref.ref(self))
+            super().connection_made(transport)
+
+    monkeypatch.setattr(listener, "_Protocol", Known)
+    async with serving() as api:
+        gc.disable()
+        try:
+            await api.raw(post())
+            async with asyncio.timeout(5):
+                while made[0]() is not None:
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("cut", [3, 30, 31, 32, 45, 60])
