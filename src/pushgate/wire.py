@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pushgate.errors import RequestError
-from pushgate.model import EncryptedNotification, Notification, PlainNotification
+from pushgate.model import Device, EncryptedNotification, Notification, PlainNotification
 
 MAX_BATCH_SIZE = 100
 MAX_NESTING = 64
@@ -215,19 +215,25 @@ def _nests_deeper_than(levels: int, body: bytes) -> bool:
 
 
 def _check_values(notifications: Sequence[Notification], place: str) -> None:
-    """What a schema of types cannot say: integers beyond 64 bits inside free-form objects."""
+    """What our types cannot say of free-form objects: integers beyond 64 bits, and `data.format`, which is a text."""
     for position, notification in enumerate(notifications):
         if isinstance(notification, EncryptedNotification):
             device = notification.device
             if device.data is None and device.tweaks is None:
                 continue
+            devices: Sequence[Device] = (device,)
             free: list[object] = [device.data, device.tweaks]
         else:
+            devices = notification.devices
             free = [notification.content]
-            for device in notification.devices:
+            for device in devices:
                 free += (device.data, device.tweaks)
         if any(value is not None and _has_huge_integer(value) for value in free):
             raise _invalid("integer beyond 64 bits", place.format(position))
+        for number, device in enumerate(devices):
+            if device.data is not None and not isinstance(device.data.get("format"), str | None):
+                name = "device" if isinstance(notification, EncryptedNotification) else f"devices[{number}]"
+                raise _invalid("Expected `str`", f"{place.format(position)}.{name}.data.format")
 
 
 def _has_huge_integer(value: object) -> bool:

@@ -108,6 +108,7 @@ def test_unknown_fields_are_tolerated_everywhere() -> None:
         ({"device": device(data={"n": {"m": [2**64]}})}, "$.notifications[0].notification"),
         ({"device": device(tweaks={"n": -(2**70)})}, "$.notifications[0].notification"),
         ({"device": device(data="x")}, "$.notifications[0].notification.device.data"),
+        ({"device": device(data={"format": []})}, "$.notifications[0].notification.device.data.format"),
         ({"device": [device()]}, "$.notifications[0].notification.device"),
     ],
 )
@@ -129,6 +130,17 @@ def test_an_invalid_plain_notification_is_400(change: dict[str, Any]) -> None:
     ):
         fault = refusal(decode, body(request))
         assert (fault.status, fault.error) == (400, "Invalid data format")
+
+
+def test_a_format_that_is_no_text_is_named_by_its_path_and_may_be_null() -> None:
+    wrong = plain(device(data={"format": None}), device(data={}), device(data={"format": 1}))
+    for decode, request, start in (
+        (wire.decode_notify, {"notification": wrong}, "$.notification"),
+        (wire.decode_batch, batch(plain(), wrong), "$.notifications[1].notification"),
+    ):
+        fault = refusal(decode, body(request))
+        assert (fault.status, fault.error) == (400, "Invalid data format")
+        assert fault.details == {"path": f"{start}.devices[2].data.format", "reason": "Expected `str`"}
 
 
 @pytest.mark.parametrize("prio", ["x - at `pushkey-of-alice`", "` - at `$.pushkey-of-alice`", "pushkey-of-alice\n"])

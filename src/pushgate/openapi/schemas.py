@@ -158,6 +158,7 @@ def _parts() -> Mapping[str, Schema]:
                 "data": _optional(
                     "object",
                     "More about the device, free-form. Stays here, but for keys that the operator lets through.",
+                    properties={"format": _optional("string", "Not looked at.", examples=["event_id_only"])},
                 ),
                 "tweaks": _optional("object", "Wishes about how it is shown, free-form. Not looked at."),
             },
