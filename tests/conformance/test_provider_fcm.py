@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -353,3 +355,40 @@ asyncio.run(main())
 
 def test_fetch_that_hangs_does_not_hold_the_process() -> None:
     assert subprocess.run([sys.executable, "-c", HANGS], timeout=15, check=False).returncode == 0
+
+
+class Told:
+    """Who started an attempt: as long as somebody keeps the attempt, it is kept too."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+async def test_attempts_are_let_go_of_at_once(emulator: FcmEmulator, provider: FcmProvider) -> None:
+    """With what they carry, and not when the collector looks: that is rarely."""
+
+    async def is_let_go_of(expected: type[Outcome], *, at_once: bool = False) -> bool:
+        told = Told()
+        attempt = provider.start(to_fcm(sealed()), told)
+        assert not at_once or told.outcome is not None
+        async with asyncio.timeout(10):
+            while told.outcome is None:
+                await asyncio.sleep(0.01)
+        assert isinstance(told.outcome, expected)
+        known = weakref.ref(told)
+        del told, attempt
+        await asyncio.sleep(0.01)
+        return known() is None
+
+    assert await outcome_of(provider, to_fcm(sealed())) == Accepted()
+    gc.disable()
+    try:
+        assert await is_let_go_of(Accepted)
+        await emulator.close()
+        assert await is_let_go_of(Deferred)
+        assert await is_let_go_of(Deferred, at_once=True)
+    finally:
+        gc.enable()

@@ -126,3 +126,23 @@ async def test_many_wait_a_moment_for_a_lane_that_is_served(tmp_path: Path, monk
     assert waits == [lanes.CATCH_UP_STEP_S] * (2 + lanes.CATCH_UP_STEPS), "and nobody waits for ever"
     monkeypatch.undo()
     await spool.close()
+
+
+async def test_who_waits_for_a_lane_waits_for_no_other_and_no_longer_than_it_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "CATCH_UP_STEP_S", 0.02)
+    spool = await SqliteSpool.open(tmp_path / "spool.db", due_clock=lambda: 1000.0, memory_rows=400)
+    for lane in ("busy", "other"):
+        await spool.put(deliveries(lane, 200))
+        await spool.lease(lane, 10)
+    many = [asyncio.create_task(spool.put(deliveries("busy", 100, first=200 + 100 * n))) for n in range(8)]
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    await spool.put(deliveries("other", 2 * lanes.CATCH_UP_ROWS, first=200))
+    assert asyncio.get_running_loop().time() - began < 0.2, "it is behind nobody of the busy lane"
+    await asyncio.gather(*many)
+    elapsed = asyncio.get_running_loop().time() - began
+    assert elapsed < 8 * lanes.CATCH_UP_STEPS * 0.02 - 1, "from where the lane spills on, nobody waits for it"
+    assert (await spool.backlog())["busy"].waiting == 1000
+    await spool.close()

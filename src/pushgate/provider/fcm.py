@@ -214,7 +214,9 @@ class _Attempt:
         if isinstance(request, Undeliverable):
             self._tell(request)
         else:
-            self._call = self._provider.call(request, self)
+            call = self._provider.call(request, self)
+            if not call.is_over:  # it may have been told meanwhile: each would keep the other
+                self._call = call
 
     def fetch_and_begin(self, *, refused: str = "") -> None:
         """Send the request as soon as there is a token."""

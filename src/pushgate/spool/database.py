@@ -15,7 +15,7 @@ from pushgate.spool.portions import PREPARED
 
 APPLICATION_ID = 0x50475370
 """Says that the file is a spool of ours (SQLite file format §1.3.14): "PGSp"."""
-FORMAT = 4
+FORMAT = 5
 """What the file says about itself. A release that reads another one refuses it."""
 PAGE_BYTES = 8192
 CHECKPOINT_PAGES = 2000

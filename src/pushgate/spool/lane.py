@@ -99,13 +99,18 @@ class Lane:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_ms = NEVER_MS
         self._plenty_until = 0.0
+        self.catching_up = asyncio.Lock()
+        """Held by whoever waits for the lane to catch up, before putting many more."""
 
     # --- rows come
 
     @property
-    def has_plenty(self) -> bool:
-        """Whether somebody takes from it, and has enough for a while."""
-        return self._plenty_until > self._clock()
+    def is_to_catch_up(self) -> bool:
+        """Whether to let it send for a moment before many more are put.
+
+        So it is while somebody takes from it and has enough for a while, and more would still go to memory.
+        """
+        return not self.spilling and self._plenty_until > self._clock()
 
     def promise(self, row: Row) -> bool:
         """Hold a row that is being written, if there is room. If not, the lane spills until it has caught up."""

@@ -38,7 +38,6 @@ class Lanes:
         self._clock = clock
         self._memory_rows = memory_rows
         self._lanes: dict[str, Lane] = {}
-        self._catching_up = asyncio.Lock()
 
     def lane(self, name: str) -> Lane:
         """The lane of this name."""
@@ -55,14 +54,14 @@ class Lanes:
         Else what is put would soon be more than fits in memory, and reading it back costs more than it takes to send.
         A lane that nobody takes from, or that spills already, is not waited for.
         """
-        lanes = [lane for lane in map(self.lane, {*names}) if lane.has_plenty and not lane.spilling]
-        if not lanes:
-            return
-        async with self._catching_up:
-            for _ in range(min(len(names) // CATCH_UP_ROWS, CATCH_UP_STEPS)):
-                if not any(lane.has_plenty for lane in lanes):
-                    return
-                await asyncio.sleep(CATCH_UP_STEP_S)
+        steps = min(len(names) // CATCH_UP_ROWS, CATCH_UP_STEPS)
+        for lane in map(self.lane, dict.fromkeys(names)):
+            if not lane.is_to_catch_up:
+                continue
+            async with lane.catching_up:
+                while steps and lane.is_to_catch_up:
+                    steps -= 1
+                    await asyncio.sleep(CATCH_UP_STEP_S)
 
     def make_room(self) -> None:
         """Where memory is full, the lane with the most rows there leaves them to the disk: likely nobody takes them."""

@@ -29,7 +29,7 @@ FORMAT = "1"
 NS = 1_000_000_000
 AGAIN_WITHIN_S = 10
 """So long a message that is published again is known, where repeats are not looked for."""
-HASH_KEY = "hash-key"
+HASH_KEY = "sha256-key"
 FIXED = ("retention", "storage", "subjects")
 """What of a stream cannot be changed."""
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
