@@ -1,14 +1,15 @@
-"""Curves as SVG, without a library: four panels, throughput and CPU against batch size and against what waits."""
+"""Curves as SVG, without a library: throughput and CPU against batch size, against what waits, and against lanes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from msgspec import Struct
 
 from bench.report import Report
+from bench.rows import Row
 
 PANEL_W, PANEL_H = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 78, 40, 44, 52
@@ -47,15 +48,20 @@ class Panel(Struct, frozen=True):
 
 def panels(report: Report) -> Sequence[Panel]:
     """What there is to show: a panel needs two points."""
-    names = {1: "batch1", 10: "batch10", 100: "batch100"}
     rows = {row.name: row for row in report.rows}
-    batches = [(size, rows[name]) for size, name in names.items() if name in rows]
+
+    def named(names: Mapping[int, str]) -> Sequence[tuple[int, Row]]:
+        return [(x, rows[name]) for x, name in names.items() if name in rows]
+
+    batches = named({1: "batch1", 10: "batch10", 100: "batch100"})
+    lanes = named({1: "batch100", 100: "lanes100", 1000: "lanes1000"})
     waiting = [(0, rows["batch100"])] if "batch100" in rows else []
     waiting = sorted({**dict(waiting), **{each.waiting: each.row for each in report.beside}}.items())
     found = []
     for title, x_label, curve, log_x in (
         ("batch size", "notifications in a request (logarithmic)", batches, True),
         ("what waits", "notifications that wait for another app", waiting, False),
+        ("lanes", "apps, in batches of 100 (logarithmic)", lanes, True),
     ):
         rate = [Point(x, row.per_s) for x, row in curve]
         cost = [Point(x, row.cpu_us) for x, row in curve]

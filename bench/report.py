@@ -15,6 +15,7 @@ BEGIN = "<!-- figures: begin (python -m bench.speed --page writes what is betwee
 END = "<!-- figures: end -->"
 GOAL_P50_MS, GOAL_P99_MS = 5.0, 25.0
 GOAL_START_S = 0.7
+GOAL_LANE_KB = 20
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -29,6 +30,8 @@ class Report(Struct, frozen=True, kw_only=True):
     latencies: Sequence[Latency] = ()
     starts_s: Sequence[float] = ()
     idle_mb: float | None = None
+    lane_kb: float | None = None
+    """Memory of one lane that has nothing to do."""
     held: Held | None = None
     beside: Sequence[Beside] = ()
     failed: Sequence[str] = ()
@@ -120,6 +123,8 @@ def _starts(report: Report) -> Iterator[str]:
 def _memory(report: Report) -> Iterator[str]:
     if report.idle_mb is not None:
         yield f"| memory, idle | {report.idle_mb:.0f} MB |"
+    if report.lane_kb is not None:
+        yield f"| memory of each lane that has nothing to do (goal {GOAL_LANE_KB:g} KB) | {report.lane_kb:.1f} KB |"
     if (held := report.held) is not None:
         yield f"| memory, {held.waiting:,} accepted and not delivered, {held.in_flight:,} of them in flight | " + (
             f"{held.rss_mb:.0f} MB |"

@@ -49,6 +49,7 @@ QUICK_ROWS = ("batch100", "plain", "batch1", "fcm", "http2", "batch10")
 LATENCY_OF = ("batch1", "plain", "batch100")
 QUICK_LATENCY_OF = ("batch1",)
 OTHERS = ("latency", "starts", "memory", "waiting")
+MANY_LANES = 1000
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Run:
         starts: Sequence[float] = ()
         if "starts" in self._only:
             starts = await self._step("start", partial(waiting.starts, scene, self._extent.starts)) or ()
-        idle_mb, held = await self._memory(scene, program)
+        idle_mb, lane_kb, held = await self._memory(scene, program)
         beside = await self._beside(scene, program)
         return Report(
             date=date,
@@ -106,6 +107,7 @@ class Run:
             latencies=latencies,
             starts_s=starts,
             idle_mb=idle_mb,
+            lane_kb=lane_kb,
             held=held,
             beside=beside,
             failed=self._failed,
@@ -130,14 +132,19 @@ class Run:
                 found += [each] if each is not None else []
         return found
 
-    async def _memory(self, scene: Scene, program: Path) -> tuple[float | None, Held | None]:
+    async def _memory(self, scene: Scene, program: Path) -> tuple[float | None, float | None, Held | None]:
         if "memory" not in self._only:
-            return None, None
+            return None, None, None
         idle_mb = await self._step("memory, idle", partial(waiting.idle_mb, scene))
+        many = rows.lanes(1 + MANY_LANES)
+        many_mb = await self._step(
+            f"memory, idle with {MANY_LANES:,} lanes more", partial(waiting.idle_mb, scene, apps=many)
+        )
+        lane_kb = None if idle_mb is None or many_mb is None else (many_mb - idle_mb) * 1000 / MANY_LANES
         held, count = None, self._extent.held
         if count:
             held = await self._step(f"memory, {count:,} held", partial(waiting.held, scene, program, count))
-        return idle_mb, held
+        return idle_mb, lane_kb, held
 
     async def _beside(self, scene: Scene, program: Path) -> Sequence[Beside]:
         if "waiting" not in self._only:

@@ -52,9 +52,9 @@ class Beside(Struct, frozen=True):
     row: Row
 
 
-async def idle_mb(scene: Scene) -> float:
-    """Memory of a gateway that has nothing to do."""
-    config = served.write_config(scene.land, {APP: (Kind.APNS, scene.sink)})
+async def idle_mb(scene: Scene, *, apps: Sequence[str] = (APP,)) -> float:
+    """Memory of a gateway that has nothing to do, with a lane for each of these apps."""
+    config = served.write_config(scene.land, dict.fromkeys(apps, (Kind.APNS, scene.sink)))
     async with served.running(config, core=scene.cores.gateway) as gateway:
         await gateway.until_quiet()
         return gateway.memory_mb()

@@ -126,12 +126,18 @@ def full() -> Report:
         extent="a full run",
         seconds=300.0,
         machine=MACHINE,
-        rows=[row("batch100", 9000.0, ["it was night"]), row("batch1", 3000.0), row("batch10", 6000.0)],
+        rows=[
+            row("batch100", 9000.0, ["it was night"]),
+            row("batch1", 3000.0),
+            row("batch10", 6000.0),
+            row("lanes100", 5000.0),
+        ],
         latencies=[
             Latency(name="a", title="b", asked_per_s=10.0, requests=9, p50_ms=1, p99_ms=2.5, max_ms=3, notes=["late"])
         ],
         starts_s=[0.5, 0.9, 0.7],
         idle_mb=80.0,
+        lane_kb=12.34,
         held=Held(1000, 100_000, 150.0),
         beside=[Beside(1_000_000, 1.5, 160.0, row("beside", 8000.0))],
         failed=["lanes: left out"],
@@ -145,6 +151,7 @@ def test_the_tables_hold_every_figure_and_every_doubt() -> None:
         "| b | 10/s | 1.0 ms | 2.5 ms | 3.0 ms |",
         "longest 0.90 s; goal 0.7 s) | 0.70 s |",
         "| memory, idle | 80 MB |",
+        "| memory of each lane that has nothing to do (goal 20 KB) | 12.3 KB |",
         "| memory, 100,000 accepted and not delivered, 1,000 of them in flight | 150 MB |",
         "| 1,000,000 | 1.50 s | 160 MB | 200.0 µs | 20.0 h | 8,000/s | 100% | 100 MB |",
         "- title of batch100: it was night",
@@ -177,14 +184,15 @@ def test_a_report_is_read_back_as_it_was_written() -> None:
     assert msgspec.json.decode(msgspec.json.encode(full()), type=Report) == full()
 
 
-def test_the_curves_are_four_panels_with_named_axes() -> None:
+def test_the_curves_are_six_panels_with_named_axes() -> None:
     drawn = ElementTree.fromstring(plot.svg(full()))
     words = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert sum(words.count(label) for label in ("notifications a second", "µs of CPU for each")) == 4
+    assert sum(words.count(label) for label in ("notifications a second", "µs of CPU for each")) == 6
     assert sum(words.count(label) for label in ("notifications that wait for another app", "1,000,000")) == 4
-    assert {"3,000", "6,000", "9,000", "8,000"} <= {*words}
+    assert words.count("apps, in batches of 100 (logarithmic)") == 2
+    assert {"3,000", "5,000", "6,000", "9,000", "8,000"} <= {*words}
     lines = [element.attrib["points"] for element in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
-    assert [len(points.split()) for points in lines] == [3, 3, 2, 2]
+    assert [len(points.split()) for points in lines] == [3, 3, 2, 2, 2, 2]
     rising = [float(point.split(",")[1]) for point in lines[0].split()]
     assert rising == sorted(rising, reverse=True)  # SVG counts downwards
 
