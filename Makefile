@@ -28,7 +28,7 @@ demo: $(STAMP) ## Gateway, emulators and sample traffic; shows what the phones g
 
 test: $(STAMP) $(DOCS_STAMP) ## Every check and every test
 	$(MAKE) --no-print-directory lint types imports
-	$(PY) -m pytest -n 3 --dist loadfile --durations=15
+	$(PY) -m pytest -n 2 --dist loadfile --durations=15
 
 check: format lint types imports unit conformance ## Before each commit: format, lint, types, import contracts, unit, conformance
 

@@ -73,8 +73,8 @@ class Lane:
         """What runs, and whom it settles."""
         self._changed = asyncio.Event()
         """Set when the lane may be open now: an attempt was answered or settled, a pause has ended before its time."""
-        self._stopping = asyncio.Event()
-        self._retired = False
+        self._leasing: asyncio.Task[None] | None = None
+        self._is_stopping = self._is_retired = False
         self._needs_somebody = False
         self._settling = Settling(name, source, timing, metrics, journal=journal)
         self._breaker = Breaker(how.breaker)
@@ -112,15 +112,22 @@ class Lane:
 
     async def run(self) -> None:
         """Lease and send until drained."""
-        leasing = asyncio.create_task(self._lease_for_ever(), name=f"leasing {self.name}")
-        stopping = asyncio.create_task(self._stopping.wait(), name=f"stopping {self.name}")
+        if self._is_stopping:
+            return
+        leasing = self._leasing = asyncio.create_task(self._lease_for_ever(), name=f"leasing {self.name}")
         try:
-            await asyncio.wait((leasing, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((leasing,))
         finally:
-            stopping.cancel()
             leasing.cancel()
             with suppress(asyncio.CancelledError):
                 await leasing
+
+    def _stop(self) -> None:
+        """Lease no more. Once: what is being given back must not be cut off."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            if self._leasing is not None:
+                self._leasing.cancel()
 
     async def change(self, how: LaneSettings) -> None:
         """Go on with other settings, as if what held the lane up were mended: at once, beginning with one attempt.
@@ -141,8 +148,8 @@ class Lane:
 
     def retire(self) -> None:
         """Take no more. What was leased and not yet sent goes back to the spool."""
-        self._retired = True
-        self._stopping.set()
+        self._is_retired = True
+        self._stop()
 
     def landing(self) -> Landing:
         """What flies now, to be awaited."""
@@ -150,7 +157,7 @@ class Lane:
 
     async def drain(self, timeout_s: float) -> int:
         """See `Dispatcher.drain`."""
-        self._stopping.set()
+        self._stop()
         landing = self.landing()
         await landing.wait(timeout_s)
         late = list(landing.left)
@@ -183,11 +190,11 @@ class Lane:
                 # The lane may have been paused meanwhile; whoever's time is up then waits no longer.
                 if not self._room():
                     await self._until_open(waiting[0].delivery.expires_at)
-                if self._stopping.is_set():
+                if self._is_stopping:
                     break
                 self._begin([waiting.popleft() for _ in range(min(max(self._room(), 1), len(waiting)))])
         finally:
-            if waiting and self._retired:
+            if waiting and self._is_retired:
                 await self._give_back(waiting)  # otherwise they are still leased, and a successor's
 
     async def _give_back(self, leases: Sequence[Lease]) -> None:

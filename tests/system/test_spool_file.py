@@ -429,7 +429,7 @@ def remove_parent(path: Path) -> None:
     ("prepare", "what", "mend"),
     [
         (write_other_application, "another program", "name another file"),
-        (write_other_version, "format 99, this program reads 4", "use the release that made it"),
+        (write_other_version, f"format 99, this program reads {FORMAT}", "use the release that made it"),
         (write_text, "not a spool", "name another file"),
         (write_damaged, "damaged", "keep a copy"),
         (write_cut_off, "damaged", "keep a copy"),

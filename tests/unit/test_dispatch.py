@@ -631,6 +631,34 @@ async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: C
         assert metrics.in_flight[LANE].value == 0
 
 
+async def test_a_drain_cuts_off_nothing_that_a_lane_gives_back(clock: Clock) -> None:
+    lane_stops, may = asyncio.Event(), asyncio.Event()
+
+    class Slow(Ledger):
+        async def nack(self, leases: Sequence[Lease], *, delay_s: float) -> None:
+            lane_stops.set()
+            await may.wait()
+            await super().nack(leases, delay_s=delay_s)
+
+    ledger = Slow()
+    async with dispatching(ledger, clock, Phone(), Phone()) as (dispatcher, _):
+        await asyncio.sleep(0.01)  # it waits for something to send
+        dispatcher.lanes[LANE]._pace.paused_until = clock() + 100
+        for number in range(2):
+            ledger.add(number)
+        await asyncio.sleep(0.01)
+        await dispatcher.change({OTHER: dispatcher.lanes[OTHER].how})
+        await lane_stops.wait()
+        draining = asyncio.create_task(dispatcher.drain(1.0))
+        await asyncio.sleep(0.01)
+        may.set()
+        await draining
+        async with asyncio.timeout(5):
+            while len(ledger.ended) < 2:
+                await asyncio.sleep(0)
+    assert ledger.ended == [("nack", "0"), ("nack", "1")]
+
+
 async def test_an_open_breaker_stays_open_when_settings_change(clock: Clock, sleeps: list[float]) -> None:
     """A reload must not make the next fifty rejections believed."""
     ledger = Ledger()

@@ -211,10 +211,10 @@ class Metrics:
             if lane in self.in_flight:
                 continue
             self.taken[lane] = self._taken.child(lane)
-            self.attempts |= {(lane, outcome): self._attempts.child(lane, outcome) for outcome in OUTCOMES}
-            self.endings |= {(lane, ending): self._endings.child(lane, ending) for ending in ENDINGS}
+            self.attempts |= {key: self._attempts.of(key) for key in product((lane,), OUTCOMES)}
+            self.endings |= {key: self._endings.of(key) for key in product((lane,), ENDINGS)}
             self.attempt_seconds[lane] = self._seconds.child(lane)
-            self.alarms |= {(lane, kind): self._alarm.child(lane, kind) for kind in ALARMS}
+            self.alarms |= {key: self._alarm.of(key) for key in product((lane,), ALARMS)}
             self.in_flight[lane] = self._flying.child(lane)
             for level in (*self._standing(), self._waiting, self._oldest):
                 level.child(lane)

@@ -17,7 +17,10 @@ from pushgate.metrics.families import Family, Kind, Labels, Merge, Sample
 class Count:
     """A number that rises."""
 
-    __slots__ = ("value",)
+    __slots__ = ("labels", "value")
+
+    labels: Labels
+    """Given by the metric."""
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -34,7 +37,10 @@ class Count:
 class Level:
     """A number that rises and falls."""
 
-    __slots__ = ("value",)
+    __slots__ = ("labels", "value")
+
+    labels: Labels
+    """Given by the metric."""
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -51,7 +57,10 @@ class Level:
 class Spread:
     """A histogram: how many observations there were up to each of the bounds, and their sum."""
 
-    __slots__ = ("_bounds", "_counts", "_series", "total")
+    __slots__ = ("_bounds", "_counts", "_series", "labels", "total")
+
+    labels: Labels
+    """Given by the metric."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -67,9 +76,17 @@ class Spread:
     def tell(self, name: str, labels: Labels, into: list[Sample]) -> None:
         """Add its series: counts up to each bound, their number, their sum."""
         if self._series is None:
-            self._series = [(*labels, ("le", number(bound))) for bound in (*self._bounds, float("inf"))]
+            self._series = [(*labels, _same("le", number(bound))) for bound in (*self._bounds, float("inf"))]
         into += zip(repeat(f"{name}_bucket"), self._series, accumulate(self._counts))
         into += (f"{name}_count", labels, into[-1][2]), (f"{name}_sum", labels, self.total)
+
+
+_PAIRS: dict[tuple[str, str], tuple[str, str]] = {}
+
+
+def _same(name: str, value: str) -> tuple[str, str]:
+    """A label, the same one in all series that have it: a lane has some forty."""
+    return _PAIRS.setdefault((name, value), (name, value))
 
 
 M = TypeVar("M", Count, Level, Spread)
@@ -88,15 +105,19 @@ class Metric(Generic[M]):
         self._make: Callable[[], M] = make
         self._merge = merge
         self._kind = _KINDS[type(make())]
-        self._children: dict[tuple[str, ...], tuple[Labels, M]] = {}
+        self._children: dict[tuple[str, ...], M] = {}
 
     def child(self, *values: str) -> M:
         """The instrument of these values of its labels, made where it is new."""
+        return self.of(values)
+
+    def of(self, values: tuple[str, ...]) -> M:
+        """The same. The tuple is kept, so that whoever keeps it too has no other one."""
         known = self._children.get(values)
         if known is None:
-            labels = tuple(sorted(zip(self._labels, values, strict=True)))
-            known = self._children[values] = (labels, self._make())
-        return known[1]
+            known = self._children[values] = self._make()
+            known.labels = tuple(sorted(_same(*each) for each in zip(self._labels, values, strict=True)))
+        return known
 
     def clear(self) -> None:
         """Forget every series."""
@@ -110,6 +131,6 @@ class Metric(Generic[M]):
         """As plain data, as it is now."""
         name = self._name
         samples: list[Sample] = []
-        for labels, child in self._children.values():
-            child.tell(name, labels, samples)
+        for child in self._children.values():
+            child.tell(name, child.labels, samples)
         return Family(name, self._kind, self._text, samples, self._merge)

@@ -95,7 +95,7 @@ class Lane:
         self._memory = memory
         self._most_ready = most_ready
         self._promised = 0
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: list[_Waiter] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_ms = NEVER_MS
         self._plenty_until = 0.0
@@ -178,7 +178,7 @@ class Lane:
     def serve(self) -> None:
         """Give what is ready to those who wait, and see to it that more comes."""
         while self._waiters and self.ready:
-            waiter = self._waiters.popleft()
+            waiter = self._waiters.pop(0)
             if not waiter.future.done():
                 waiter.future.set_result(self._take(waiter.limit))
         if self._waiters:
@@ -207,7 +207,7 @@ class Lane:
     def refuse(self, fault: Exception) -> None:
         """Tell everybody who waits that nothing will come."""
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter = self._waiters.pop(0)
             if not waiter.future.done():
                 waiter.future.set_exception(fault)
 
