@@ -32,10 +32,22 @@ async def until_another_serves(run: Run, cell: int, before: int, *, within_s: fl
             await asyncio.sleep(0.02)
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended. One that has keeps its number until its parent has looked at it.
+
+    Cells whose supervisor is dead are looked at by the machine's first process, which may take seconds.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
 async def until_gone(processes: Sequence[int], *, within_s: float = 30.0) -> None:
     """Wait until these have ended."""
     async with asyncio.timeout(within_s):
-        while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        while any(is_running(pid) for pid in processes):
             await asyncio.sleep(0.02)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pushgate.emulator import Step
-from tests.cells import kill, pids, until_another_serves, until_gone
+from tests.cells import is_running, kill, pids, until_another_serves, until_gone
 from tests.faults.ledger import Ledger
 from tests.faults.table import Report
 from tests.processes import Run, staged
@@ -113,7 +113,7 @@ async def test_another_number_of_cells_loses_nothing(tmp_path: Path, table: Repo
             for count in COUNTS:
                 await ledger.until_taken(5 * IN_BATCH)
                 with ledger.fault():
-                    cells = [pid for pid in pids(run).values() if Path(f"/proc/{pid}").exists()]
+                    cells = [pid for pid in pids(run).values() if is_running(pid)]
                     await run.kill()
                     await until_gone(cells)
                     left.append(len(ledger.missing()))

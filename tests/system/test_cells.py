@@ -14,7 +14,7 @@ from pushgate.client import GatewayUnavailable, seal
 from pushgate.emulator import Fault, Step
 from pushgate.model import Device
 from pushgate.stage import APNS_APP_ID
-from tests.cells import kill, pids, send_by_many, until_another_serves, until_gone
+from tests.cells import is_running, kill, pids, send_by_many, until_another_serves, until_gone
 from tests.processes import CHAIN, Run, pushgate, sealed, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
@@ -267,6 +267,6 @@ async def test_a_second_sigterm_ends_all_at_once(tmp_path: Path) -> None:
         both = [*pids(run).values()]
         run.signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
-        assert all(Path(f"/proc/{pid}").exists() for pid in both)
+        assert all(is_running(pid) for pid in both)
         assert await run.end(signal.SIGTERM, within_s=5) == 1
         await until_gone(both, within_s=2)
