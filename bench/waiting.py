@@ -27,6 +27,8 @@ FEW = 1000
 BYTES_A_ROW = 4400
 """On disk at most, while it is made."""
 GOES_DOWN_S = 2.0
+LOOKS_S = 60.0
+"""The status page looks every ten seconds and keeps what it saw of the last minute."""
 FIRST = 10_000
 TOP_UPS = 2
 """Some are delivered while the others are sent."""
@@ -53,10 +55,16 @@ class Beside(Struct, frozen=True):
 
 
 async def idle_mb(scene: Scene, *, apps: Sequence[str] = (APP,)) -> float:
-    """Memory of a gateway that has nothing to do, with a lane for each of these apps."""
+    """Memory of a gateway that has nothing to do, with a lane for each of these apps.
+
+    Its metrics have been read twice then, and its status page has looked at them a few times: both cost memory too.
+    """
     config = served.write_config(scene.land, dict.fromkeys(apps, (Kind.APNS, scene.sink)))
     async with served.running(config, core=scene.cores.gateway) as gateway:
-        await gateway.until_quiet()
+        for _ in range(2):
+            await gateway.until_quiet()
+            await gateway.metric("pushgate_in_flight")
+            await asyncio.sleep(LOOKS_S / 2)
         return gateway.memory_mb()
 
 

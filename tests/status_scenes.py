@@ -117,7 +117,7 @@ class Scene:
         for n, (lane, play) in enumerate(self._plays.items()):
             self._end_well(lane, round(play.per_s * UP_S))
             if n == 2 and any(each.trouble for each in self._plays.values()):
-                metrics.credentials_end_at.child(lane, "certificate").set(self.now + 9.2 * 86_400)
+                metrics.lanes[lane].credential_ends("certificate", self.now + 9.2 * 86_400)
         self._notify(sum(round(play.per_s * UP_S) for play in self._plays.values()), UP_S)
 
     def live(self, seconds: float) -> None:
@@ -142,7 +142,7 @@ class Scene:
             in_vain = sum(play.attempts for play in plays.values() if play.trouble and play.trouble.reason == "connect")
             metrics.lines.child(peer).set(0 if in_vain else 2)
             metrics.line_events.child(peer, "failed").value = in_vain
-            metrics.streams.child(peer).set(sum(metrics.in_flight[lane].value for lane in plays))
+            metrics.streams.child(peer).set(sum(metrics.lanes[lane].in_flight for lane in plays))
 
     def _notify(self, count: int, seconds: float) -> None:
         """So many notifications came in: most of them from the first caller, most of the rest from the next."""
@@ -160,29 +160,29 @@ class Scene:
         """What waits afterwards, and the age of the oldest."""
         metrics = self.metrics
         if _provider_of(lane) == "fcm":
-            metrics.credentials_end_at.child(lane, "token").set(self._hour_ends + 2700)
+            metrics.lanes[lane].credential_ends("token", self._hour_ends + 2700)
         rate = play.per_s * busy
         share = self._share_that_gets_out(lane, play)
         out = round(min(play.held + came, rate * seconds * share if math.isfinite(share) else math.inf))
         play.held += came - out
-        metrics.taken[lane].inc(came)
+        metrics.lanes[lane].taken += came
         self._end_well(lane, out, counts_taken=False)
         for k in range(min(out, 40)):
-            metrics.attempt_seconds[lane].observe(LATENCY_S * (1 + n % 3) / 2 * math.exp(0.7 * math.sin(k * 12.9 + n)))
+            metrics.lanes[lane].seconds.observe(LATENCY_S * (1 + n % 3) / 2 * math.exp(0.7 * math.sin(k * 12.9 + n)))
         flying = 0 if share == 0 else round(min(out / seconds * LATENCY_S * (1 + n % 3), out))
-        metrics.in_flight[lane].set(flying)
+        metrics.lanes[lane].in_flight = flying
         age_s = play.held / rate if share else self._failed_for_s(play.trouble)
         return round(play.held) + flying, age_s if play.held else min(LATENCY_S * flying, 0.2)
 
     def _share_that_gets_out(self, lane: str, play: Play) -> float:
         """Of what comes in; more where all that waits may go."""
         trouble, metrics = play.trouble, self.metrics
-        metrics.most_in_flight.child(lane).set(1000)
+        metrics.lanes[lane].most_in_flight = 1000
         if trouble is None:
             return math.inf
         for alarm in ("credentials", "quota", "outage"):
-            metrics.alarms[(lane, alarm)].set(0)
-        metrics.pause_s.child(lane).set(0)
+            metrics.lanes[lane].alarm(alarm, stands=False)
+        metrics.lanes[lane].pause_s = 0
         for_s = self._failed_for_s(trouble)
         if for_s <= 0:
             return math.inf
@@ -202,26 +202,26 @@ class Scene:
         if due > play.attempts:
             for _ in range(due - play.attempts):
                 metrics.count_reason(lane, "deferred", trouble.reason)
-            metrics.attempts[(lane, "deferred")].inc(due - play.attempts)
+            metrics.lanes[lane].count_outcome("deferred", due - play.attempts)
             play.attempts = due
         is_alarmed = bool(trouble.alarm) and (trouble.alarm != "outage" or for_s >= OUTAGE_AFTER_S)
         if is_alarmed:
-            metrics.alarms[(lane, trouble.alarm)].set(1)
-            metrics.pause_s.child(lane).set(at + pause_s - for_s)
-            metrics.most_in_flight.child(lane).set(500 if trouble.alarm == "quota" else 1)
+            metrics.lanes[lane].alarm(trouble.alarm, stands=True)
+            metrics.lanes[lane].pause_s = at + pause_s - for_s
+            metrics.lanes[lane].most_in_flight = 500 if trouble.alarm == "quota" else 1
         if trouble.alarm in ("", "outage"):
-            metrics.failures_in_a_row.child(lane).set(due)
-            metrics.failing_s.child(lane).set(for_s)
+            metrics.lanes[lane].failures_in_a_row = due
+            metrics.lanes[lane].failing_s = for_s
 
     def _end_well(self, lane: str, count: int, *, counts_taken: bool = True) -> None:
         """So many were accepted, but for the few whose pushkey is dead."""
         metrics = self.metrics
         dead = min(self._whole(f"dead {lane}", count / DEAD_OF), count)
         if counts_taken:
-            metrics.taken[lane].inc(count)
+            metrics.lanes[lane].taken += count
         for outcome, part in (("accepted", count - dead), ("rejected", dead)):
-            metrics.attempts[(lane, outcome)].inc(part)
-            metrics.endings[(lane, outcome)].inc(part)
+            metrics.lanes[lane].count_outcome(outcome, part)
+            metrics.lanes[lane].count_ending(outcome, part)
         word = "UNREGISTERED" if _provider_of(lane) == "fcm" else "Unregistered"
         if dead:
             metrics.count_reason(lane, "rejected", word)

@@ -105,4 +105,4 @@ class Dispatcher:
         if lane in self._retired:
             self._retired.discard(lane)
             if lane.name not in self.lanes:
-                self._metrics.retire(lane.name)
+                self._metrics.lanes[lane.name].retire()

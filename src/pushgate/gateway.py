@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from socket import socket
@@ -292,8 +292,8 @@ class Gateway:
     async def _explain(self, asked: str) -> Explained:
         return self._journal.explain(asked)
 
-    async def _collect(self) -> Sequence[Family]:
-        return self._metrics.families()
+    async def _collect(self) -> Iterable[Family]:
+        return self._metrics.each_family()
 
     def _listener(self, application: Application, admitted: Admission) -> Listener:
         return Listener(
@@ -324,8 +324,8 @@ class Gateway:
         return Listener(console, address=address, most=MANAGEMENT_CONNECTIONS, idle_make_way=True) if address else None
 
     def _count_expired(self, lane: str, count: int) -> None:
-        if (ending := self._metrics.endings.get((lane, "expired"))) is not None:
-            ending.inc(count)
+        if (counts := self._metrics.lanes.get(lane)) is not None:
+            counts.count_ending("expired", count)
         log.warning("out of time", lane=lane, count=count, reason="never leased")
 
     async def _warn_of_orphans(self, spool: Spool) -> None:

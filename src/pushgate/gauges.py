@@ -60,19 +60,19 @@ class Gauges:
         for lane in self._lanes.values():
             self._of(lane)
         for (app_id, kind), ends_at in self._apps.credentials_end_at().items():
-            self._metrics.credentials_end_at.child(app_id, kind).set(ends_at)
+            self._metrics.lanes[app_id].credential_ends(kind, ends_at)
         self._of_lines(self._apps.lines())
         self._of_files()
         self._of_process()
 
     def _of(self, lane: Lane) -> None:
-        standing, metrics = lane.standing(), self._metrics
-        metrics.in_flight[lane.name].set(standing.in_flight)
-        metrics.most_in_flight.child(lane.name).set(standing.dares)
-        metrics.pause_s.child(lane.name).set(standing.pause_s)
-        metrics.breaker.child(lane.name).set(standing.breaker_is_open)
-        metrics.failures_in_a_row.child(lane.name).set(standing.failures_in_a_row)
-        metrics.failing_s.child(lane.name).set(standing.failing_s)
+        standing, counts = lane.standing(), self._metrics.lanes[lane.name]
+        counts.in_flight = standing.in_flight
+        counts.most_in_flight = standing.dares
+        counts.pause_s = standing.pause_s
+        counts.breaker_is_open = standing.breaker_is_open
+        counts.failures_in_a_row = standing.failures_in_a_row
+        counts.failing_s = standing.failing_s
 
     def _of_lines(self, lines: Mapping[str, Sequence[Pool]]) -> None:
         metrics = self._metrics

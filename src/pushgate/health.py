@@ -54,7 +54,7 @@ class Health:
         while True:
             await self._look(spool)
             for lane in lanes.values():
-                self._metrics.in_flight[lane.name].set(lane.in_flight)
+                self._metrics.lanes[lane.name].in_flight = lane.in_flight
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look(self, spool: Probed) -> None:

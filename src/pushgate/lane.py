@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Collection, Coroutine, Sequence
-from contextlib import suppress
 from operator import attrgetter
 from typing import Any, assert_never
 
@@ -20,7 +19,7 @@ from pushgate.breaker import Breaker
 from pushgate.errors import SpoolError
 from pushgate.flights import Flight, Flights, Landing, Room
 from pushgate.journal import OFF, Journal
-from pushgate.lane_settings import LaneSettings, Standing
+from pushgate.lane_settings import LaneSettings, Standing, of_old_settings
 from pushgate.metrics import Metrics
 from pushgate.outcome import Accepted, Cause, Deferred, Outcome, Rejected
 from pushgate.pace import Change, Pace, Paused, Resumed
@@ -71,9 +70,9 @@ class Lane:
         """Of this turn of the loop."""
         self._settlings: dict[asyncio.Task[None], Collection[Flight[LaneSettings]]] = {}
         """What runs, and whom it settles."""
-        self._changed = asyncio.Event()
-        """Set when the lane may be open now: an attempt was answered or settled, a pause has ended before its time."""
-        self._leasing: asyncio.Task[None] | None = None
+        self._change: asyncio.Future[None] | None = None
+        """Awaited until the lane may be open: an attempt was answered or settled, a pause has ended before its time."""
+        self._leasing: asyncio.Task[Any] | None = None
         self._is_stopping = self._is_retired = False
         self._needs_somebody = False
         self._settling = Settling(name, source, timing, metrics, journal=journal)
@@ -112,15 +111,14 @@ class Lane:
 
     async def run(self) -> None:
         """Lease and send until drained."""
-        if self._is_stopping:
-            return
-        leasing = self._leasing = asyncio.create_task(self._lease_for_ever(), name=f"leasing {self.name}")
+        leasing = self._leasing = asyncio.current_task()
         try:
-            await asyncio.wait((leasing,))
+            await self._lease_until_stopped()
+        except asyncio.CancelledError:
+            if not self._is_stopping or (leasing is not None and leasing.uncancel()):
+                raise  # it was not `_stop`, or not it alone
         finally:
-            leasing.cancel()
-            with suppress(asyncio.CancelledError):
-                await leasing
+            self._leasing = None
 
     def _stop(self) -> None:
         """Lease no more. Once: what is being given back must not be cut off."""
@@ -138,7 +136,7 @@ class Lane:
             self._breaker = Breaker(how.breaker)
         self.how = how
         self._pace.mended(self._timing.monotonic(), policy=how.policy, most=how.max_in_flight)
-        self._changed.set()
+        self._changed()
         await self.hasten()
 
     async def retry_now(self) -> None:
@@ -169,8 +167,8 @@ class Lane:
         self._end(late)
         return len(late)
 
-    async def _lease_for_ever(self) -> None:
-        while True:
+    async def _lease_until_stopped(self) -> None:
+        while not self._is_stopping:
             try:
                 await self._lease_some()
             except SpoolError as fault:
@@ -226,24 +224,36 @@ class Lane:
     async def _until_open(self, until: float = math.inf) -> None:
         """Wait until the lane is not paused and has room for one more attempt, at most until then (unix seconds)."""
         while not self._room() and (left_s := until - self._timing.clock()) > 0:
-            self._changed.clear()
             if (pause_s := self._pace.paused_until - self._timing.monotonic()) > 0:
                 await self._sleep_or_wake(min(pause_s, left_s))
             elif len(self._flights) >= self._pace.dares or self.how.sender.waiting >= MOST_UNSENT:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if left_s == math.inf else left_s):
-                        await self._changed.wait()
+                await self._until_change(left_s)
             else:
                 await self._sleep_or_wake(min(LOOK_FOR_ROOM_S, left_s))
 
     async def _sleep_or_wake(self, seconds: float) -> None:
         """Sleep so long, or until something has changed."""
-        both = (asyncio.ensure_future(asyncio.sleep(seconds)), asyncio.ensure_future(self._changed.wait()))
+        sleeping = asyncio.ensure_future(asyncio.sleep(seconds))
+        sleeping.add_done_callback(lambda _: self._changed())
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await self._until_change(math.inf)
         finally:
-            for each in both:
-                each.cancel()
+            sleeping.cancel()
+
+    async def _until_change(self, seconds: float) -> None:
+        """Wait until something has changed, so long at most."""
+        loop = asyncio.get_running_loop()
+        self._change = loop.create_future()
+        alarm = None if seconds == math.inf else loop.call_later(seconds, self._changed)
+        try:
+            await self._change
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+
+    def _changed(self) -> None:
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
     # --- the way of a lease
 
@@ -272,20 +282,20 @@ class Lane:
 
     def _take_answers(self) -> None:
         answers, self._answers = self._answers, []
-        self._changed.set()  # streams are free, though what was answered is not settled
+        self._changed()  # streams are free, though what was answered is not settled
         now = self._timing.monotonic()
         if self._tracing is not None:
             self._tracing.attempted(
                 [(each.lease, outcome, now - each.started) for each, outcome in answers if not each.is_cancelled]
             )
-        observe = self._metrics.attempt_seconds[self.name].observe
+        observe = self._metrics.lanes[self.name].seconds.observe
         accepted: list[Flight[LaneSettings]] = []
         for flight, outcome in answers:
             if flight.is_cancelled:
                 continue  # left to a successor meanwhile
             observe(now - flight.started)
             if flight.how is not self.how:
-                self._settle_apart(flight, _of_old_settings(outcome))
+                self._settle_apart(flight, of_old_settings(outcome))
             elif isinstance(outcome, Accepted):
                 accepted.append(flight)
             else:
@@ -327,7 +337,7 @@ class Lane:
     def _end(self, flights: Collection[Flight[LaneSettings]]) -> None:
         """They are settled, or left to a successor."""
         self._flights.end(flights)
-        self._changed.set()
+        self._changed()
 
     # --- what answers say of the lane
 
@@ -358,14 +368,14 @@ class Lane:
     def _tell(self, change: Change) -> None:
         match change:
             case Paused(alarm=alarm, reason=reason, pause_s=pause_s):
-                self._metrics.alarms[(self.name, alarm)].set(1)
+                self._metrics.lanes[self.name].alarm(alarm, stands=True)
                 self._needs_somebody = change.needs_somebody
                 say = log.error if change.needs_somebody else log.warning
                 say("lane pauses", lane=self.name, why=alarm, reason=reason, pause_s=round(pause_s, 1))
             case Resumed(alarms=alarms):
                 self._needs_somebody = False
                 for alarm in alarms:
-                    self._metrics.alarms[(self.name, alarm)].set(0)
+                    self._metrics.lanes[self.name].alarm(alarm, stands=False)
                 log.info("lane goes on", lane=self.name, after=sorted(alarms))
             case None:
                 pass
@@ -384,12 +394,3 @@ class Lane:
             else:
                 log.error("rejections taken back", lane=self.name, count=count)
                 return
-
-
-def _of_old_settings(outcome: Outcome) -> Outcome:
-    """What an answer to a request with settings that were replaced is worth: no fault of theirs holds it up longer."""
-    match outcome:
-        case Rejected(reason=reason) | Deferred(cause=Cause.CREDENTIALS | Cause.MASS_REJECTION, reason=reason):
-            return Deferred(Cause.CREDENTIALS, reason, retry_after_s=TROUBLE_S)
-        case _:
-            return outcome

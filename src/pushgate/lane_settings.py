@@ -11,7 +11,8 @@ from pushgate import retry
 from pushgate.breaker import BreakerLimits
 from pushgate.flights import Attempt
 from pushgate.model import Delivery
-from pushgate.outcome import Outcome
+from pushgate.outcome import Cause, Deferred, Outcome, Rejected
+from pushgate.settling import TROUBLE_S
 
 
 class Sender(Protocol):
@@ -48,3 +49,12 @@ class Standing(Struct, frozen=True):
     breaker_is_open: bool
     failures_in_a_row: int
     failing_s: float
+
+
+def of_old_settings(outcome: Outcome) -> Outcome:
+    """What an answer to a request with settings that were replaced is worth: no fault of theirs holds it up longer."""
+    match outcome:
+        case Rejected(reason=reason) | Deferred(cause=Cause.CREDENTIALS | Cause.MASS_REJECTION, reason=reason):
+            return Deferred(Cause.CREDENTIALS, reason, retry_after_s=TROUBLE_S)
+        case _:
+            return outcome

@@ -175,13 +175,13 @@ class Settling:
             await self._source.bury((lease,))
         else:
             await self._source.nack((lease,), delay_s=wait_s)
-        self._metrics.attempts[(self._lane, "deferred")].inc()
+        self._metrics.lanes[self._lane].count_outcome("deferred")
         self._put_down(lease, deferred, deferred.reason)
         if wait_s is None:
             self._tell_expired(lease, deferred.reason)
 
     def _tell_expired(self, lease: Lease, reason: str) -> None:
-        self._metrics.endings[(self._lane, "expired")].inc()
+        self._metrics.lanes[self._lane].count_ending("expired")
         self._journal.expired(lease.delivery.id, reason)
         log.warning("out of time", lane=self._lane, id=lease.delivery.id, attempts=lease.attempt, reason=reason)
 
@@ -190,5 +190,6 @@ class Settling:
         self._journal.tried(lease.delivery.id, outcome)
 
     def _count(self, count: int, *, outcome: str, ending: str) -> None:
-        self._metrics.attempts[(self._lane, outcome)].inc(count)
-        self._metrics.endings[(self._lane, ending)].inc(count)
+        counts = self._metrics.lanes[self._lane]
+        counts.count_outcome(outcome, count)
+        counts.count_ending(ending, count)

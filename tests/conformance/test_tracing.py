@@ -20,6 +20,7 @@ from pushgate import __version__, otlp
 from pushgate.config import load
 from pushgate.emulator import Step
 from pushgate.gateway import Gateway, Ports
+from pushgate.metrics import ENDINGS
 from pushgate.otlp import OtlpSpans
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID, Stage, set_stage
 from pushgate.tracing import Kind, Span
@@ -67,8 +68,8 @@ class Traced:
 
     async def until_accepted(self, count: int) -> None:
         async with asyncio.timeout(10):
-            endings = self.gateway.metrics.endings
-            while sum(each.value for (_, ending), each in endings.items() if ending == "accepted") < count:
+            lanes, accepted = self.gateway.metrics.lanes, ENDINGS.index("accepted")
+            while sum(each.endings[accepted] for each in lanes.values()) < count:
                 await asyncio.sleep(0.01)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -17,6 +17,8 @@ from pushgate.console.guard import MAX_BODY_BYTES
 from pushgate.console.rejections import MOST_AT_ONCE
 from pushgate.console.remote import NoAnswer, NobodyThere, RemoteRejections
 from pushgate.errors import SpoolUnavailable
+from pushgate.metrics import Metrics
+from pushgate.metrics.exposition import text
 from pushgate.metrics.families import Family, Kind
 from pushgate.spool import KnownRejection
 
@@ -101,7 +103,8 @@ class Asking(Struct, frozen=True, kw_only=True):
             "server": self.server,
         }
         await console(scope, receive, send)
-        return Answer(sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"])
+        assert [each.get("more_body", False) for each in sent[1:]] == [True] * (len(sent) - 2) + [False]
+        return Answer(sent[0]["status"], dict(sent[0]["headers"]), b"".join(each["body"] for each in sent[1:]))
 
 
 FORGETTING = Asking(
@@ -143,6 +146,19 @@ async def test_metrics_are_prometheus_text() -> None:
     open_metrics = await Asking(path="/metrics", headers=(HOST, accept)).of(console())
     assert open_metrics.body == body + b"# EOF\n"
     assert open_metrics.headers[b"content-type"].startswith(b"application/openmetrics-text; version=1.0.0")
+
+
+async def test_metrics_of_many_lanes_come_in_parts() -> None:
+    metrics = Metrics([f"org.example.{number}" for number in range(300)])
+
+    async def collect_many() -> Iterable[Family]:
+        return metrics.each_family()
+
+    for accept in ("text/plain", "application/openmetrics-text"):
+        asking = Asking(path="/metrics", headers=(HOST, (b"accept", accept.encode())))
+        answer = await asking.of(Console(unready=lambda: None, collect=collect_many))
+        assert answer.body == text(metrics.families(), openmetrics=accept != "text/plain")
+        assert b"content-length" not in answer.headers, "it is told as it is made"
 
 
 async def test_health_is_for_everybody_and_nobody_keeps_a_place_by_it() -> None:

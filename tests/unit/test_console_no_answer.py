@@ -13,8 +13,8 @@ LANE = "org.example.a.apns"
 
 
 def failing(metrics: Metrics, *, failures: int, for_s: float, waiting: int = 1, reason: str = "") -> None:
-    metrics.failures_in_a_row.child(LANE).set(failures)
-    metrics.failing_s.child(LANE).set(for_s)
+    metrics.lanes[LANE].failures_in_a_row = failures
+    metrics.lanes[LANE].failing_s = for_s
     metrics.backlog({LANE: (waiting, for_s)})
     if reason:
         metrics.count_reason(LANE, "deferred", reason)
@@ -62,14 +62,14 @@ def test_it_is_told_since_when_and_with_what_was_said_until_an_alarm_says_it() -
     assert notice.reasons == [("connect", 5)]
     assert "5 attempts in a row have failed" in notice.meaning
     assert "pushgate doctor" in notice.mend
-    metrics.alarms[(LANE, "outage")].set(1)
+    metrics.lanes[LANE].alarm("outage", stands=True)
     failing(metrics, failures=6, for_s=60.0, reason="connect")
     history.add(now := read(metrics.families(), at=1060.0))
     told = status(now, history, unready="")
     (notice,) = told.notices
     assert (notice.what, notice.since, notice.reasons) == ("outage", 1000, [("connect", 6)]), "not since the alarm"
     assert told.lanes[0].state == "outage"
-    metrics.alarms[(LANE, "outage")].set(0)
+    metrics.lanes[LANE].alarm("outage", stands=False)
     failing(metrics, failures=0, for_s=0.0, waiting=0)
     history.add(now := read(metrics.families(), at=1070.0))
     told = status(now, history, unready="")

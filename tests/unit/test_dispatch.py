@@ -549,12 +549,12 @@ async def test_a_lane_goes_on_with_changed_settings_at_once_and_what_failed_befo
         metrics,
     ):
         await ledger.until(lambda: len(ledger.ended) == 1)  # the lane pauses for 30 s, and nobody moves the clock
-        assert metrics.alarms[(LANE, "credentials")].value == 1
+        assert metrics.lanes[LANE].alarms == {"credentials"}
         ledger.add(2)
         how = LaneSettings(sender=Phone(Accepted()), policy=retry.FCM, max_in_flight=100)
         await dispatcher.change({LANE: how})
         await ledger.until(lambda: len(ledger.ended) == 2)
-        assert metrics.alarms[(LANE, "credentials")].value == 0
+        assert not metrics.lanes[LANE].alarms
     assert ledger.ended == [("nack", "1"), ("ack", "2")]
     assert ledger.hastened == [LANE]
 
@@ -614,7 +614,7 @@ async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: C
         dispatcher.lanes[LANE]._pace.dares = 7
         ledger.add(5)
         ledger.add(6)
-        dispatcher.lanes[LANE]._changed.set()
+        dispatcher.lanes[LANE]._changed()
         await asyncio.sleep(0)
         retired = dispatcher.lanes[LANE]
         other = dispatcher.lanes[OTHER].how
@@ -628,7 +628,7 @@ async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: C
         assert {number for verb, number in ledger.ended if verb == "ack"} >= {str(n) for n in range(5)}
         while retired in dispatcher._retired:
             await asyncio.sleep(0)
-        assert metrics.in_flight[LANE].value == 0
+        assert metrics.lanes[LANE].in_flight == 0
 
 
 async def test_a_drain_cuts_off_nothing_that_a_lane_gives_back(clock: Clock) -> None:

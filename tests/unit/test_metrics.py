@@ -57,14 +57,14 @@ def test_how_a_lane_stands_and_what_the_spool_takes_is_there_at_zero_and_a_retir
     without_labels = ("spool_limit_bytes", "spool_limit_waiting", "spool_limit_waiting_per_app", "ready")
     lines = made.text().decode().splitlines()
     assert {*nothing, *(f"pushgate_{name} 0.0" for name in without_labels)} <= {*lines}
-    made.failures_in_a_row.child(LANES[0]).set(9)
-    made.failing_s.child(LANES[0]).set(99)
+    made.lanes[LANES[0]].failures_in_a_row = 9
+    made.lanes[LANES[0]].failing_s = 99
     made.limit_spool(1000, share_of_app=0.25, mb=2)
     text = made.text().decode()
     assert nothing[0] not in text
     for line in ("limit_waiting 1000.0", "limit_waiting_per_app 250.0", "limit_bytes 2097152.0"):
         assert f"\npushgate_spool_{line}\n" in text
-    made.retire(LANES[0])
+    made.lanes[LANES[0]].retire()
     assert {*nothing} <= {*made.text().decode().splitlines()}
 
 
@@ -166,7 +166,7 @@ def test_the_page_has_every_event_at_warning_or_above_with_its_level_and_no_othe
 def test_a_lane_that_comes_later_leaves_the_others_as_they_are() -> None:
     metrics = Metrics(["first"])
     metrics.backlog({"first": (7, 1.5)})
-    metrics.endings[("first", "expired")].inc()
+    metrics.lanes["first"].count_ending("expired")
     metrics.add(["first", "second"])
     text = metrics.text().decode()
     for line in (

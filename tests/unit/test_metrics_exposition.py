@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from pushgate.metrics import OTHER, Metrics
-from pushgate.metrics.exposition import accepts_openmetrics, number, text
+from pushgate.metrics.exposition import MANY, accepts_openmetrics, number, pages, text
 from pushgate.metrics.families import Family, Kind, Merge, Sample, decode, encode, summed
 from pushgate.metrics.instruments import Spread
 
@@ -32,7 +32,7 @@ def lived() -> Metrics:
     made.count_reason(HOSTILE, "deferred", "a text with a pushkey in it")
     made.count_commit(0.003, 2048)
     for seconds in (0.001, 0.0011, 29.9, 31):
-        made.attempt_seconds[HOSTILE].observe(seconds)
+        made.lanes[HOSTILE].seconds.observe(seconds)
     made.backlog({HOSTILE: (3, 17.5)})
     return made
 
@@ -47,6 +47,15 @@ def test_the_parsers_of_prometheus_read_every_series_as_it_is(is_open: bool) -> 
     told = {(s.name, frozenset(s.labels.items())): s.value for each in parsed for s in each.samples}
     assert told == {(name, frozenset(labels)): value for each in families for name, labels, value in each.samples}
     assert written.endswith("# EOF\n") is is_open
+
+
+def test_a_page_of_many_lanes_comes_in_parts_that_are_small_each() -> None:
+    families = Metrics([f"org.example.{number}" for number in range(700)]).families()
+    parts = [part.decode() for part in pages(families, openmetrics=True)]
+    assert "".join(parts) == text(families, openmetrics=True).decode()
+    assert len(parts) > 5
+    assert max(part.count("\n") for part in parts) < 2.5 * MANY
+    assert all(part.endswith("\n") for part in parts)
 
 
 def test_an_empty_metric_is_no_fault_for_either_parser() -> None:
@@ -71,7 +80,7 @@ def test_families_travel_as_they_are() -> None:
 
 def test_several_processes_are_added_up_each_metric_its_own_way() -> None:
     one, two = lived(), lived()
-    two.alarms[(HOSTILE, "outage")].set(1)
+    two.lanes[HOSTILE].alarm("outage", stands=True)
     two.backlog({HOSTILE: (4, 3.0), "orphan": (1, 9.0)})
     one.lists_end_at.set(500)
     one.certificate_ends_at.set(900)
@@ -139,9 +148,9 @@ def test_a_lane_that_goes_to_another_provider_is_told_once() -> None:
 
 def test_a_look_is_asked_before_each_collection() -> None:
     made = Metrics(["a"])
-    made.looks.append(lambda: made.in_flight["a"].set(made.in_flight["a"].value + 1))
+    made.looks.append(lambda: made.count_taken(["a"]))
     made.families()
-    assert 'pushgate_in_flight{lane="a"} 2.0' in made.text().decode()
+    assert 'pushgate_taken_total{lane="a"} 2.0' in made.text().decode()
 
 
 def test_a_histogram_counts_each_bound_with_itself() -> None:

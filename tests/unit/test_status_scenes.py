@@ -20,7 +20,7 @@ async def test_a_scene_adds_up(name: str, began: float, monkeypatch: pytest.Monk
     totals, lanes, up_s = now.totals, now.lanes, UP_S + HOUR_S
     for lane in lanes:
         ended = lane.accepted + lane.rejected + lane.undeliverable + lane.expired
-        assert scene.metrics.taken[lane.lane].value == pytest.approx(ended + lane.waiting, abs=lane.in_flight + 1)
+        assert scene.metrics.lanes[lane.lane].taken == pytest.approx(ended + lane.waiting, abs=lane.in_flight + 1)
         assert lane.waiting >= lane.in_flight
         assert lane.in_flight <= lane.limit
         assert lane.accepted == pytest.approx(up_s * scene._plays[lane.lane].per_s, rel=0.02)
@@ -28,7 +28,7 @@ async def test_a_scene_adds_up(name: str, began: float, monkeypatch: pytest.Monk
         assert (lane.oldest_s > 60) <= (lane.severity > 1)
         assert lane.deferred == sum(count for outcome, _, count in lane.reasons if outcome == "deferred")
     notified = sum(caller.notifications for caller in now.callers)
-    assert notified == sum(int(taken.value) for taken in scene.metrics.taken.values())
+    assert notified == sum(counts.taken for counts in scene.metrics.lanes.values())
     assert totals.hour_notifications == pytest.approx(
         totals.hour_accepted + totals.hour_rejected + now.hour.waiting[-1], rel=0.005, abs=1
     )

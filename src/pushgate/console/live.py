@@ -8,7 +8,7 @@ WHATWG HTML §9.2 (server-sent events).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from pushgate.console.history import STEP_S, History
-from pushgate.console.reading import Reading, read
+from pushgate.console.reading import Reading, read, share
 from pushgate.console.shapes import Status
 from pushgate.console.status import status
 from pushgate.errors import RequestError
@@ -41,7 +41,7 @@ class Live:
 
     def __init__(
         self,
-        collect: Callable[[], Awaitable[Sequence[Family]]],
+        collect: Callable[[], Awaitable[Iterable[Family]]],
         *,
         unready: Callable[[], str | None],
         clock: Callable[[], float],
@@ -134,7 +134,10 @@ class Live:
     async def _look(self) -> Reading:
         async with asyncio.timeout(COLLECT_WITHIN_S):
             families = await self._collect()
-        reading = self._reading = read(families, at=self._clock())
+        reading, before = read(families, at=self._clock()), self._reading
+        if before is not None:
+            share(reading, before)
+        self._reading = reading
         self._history.add(reading)
         return reading
 

@@ -17,7 +17,7 @@ from pushgate.metrics.families import Family, Labels, Sample
 
 
 class LaneReading(Struct):
-    """One lane. `buckets` counts attempts by how long they took: up to each of `Reading.bounds`, not added up."""
+    """One lane. Counts that are 0 are left out: of a thousand lanes most do nothing, and readings are kept a while."""
 
     provider: str = ""
     waiting: float = 0
@@ -37,6 +37,7 @@ class LaneReading(Struct):
     reasons: dict[tuple[str, str], float] = {}
     """By outcome and reason."""
     buckets: list[float] = []
+    """Attempts by how long they took, up to each of `Reading.bounds`, not added up; empty where there were none."""
     ends_at: dict[str, float] = {}
     """When a credential of it ends, by its kind, in unix seconds."""
 
@@ -92,6 +93,13 @@ def read(families: Iterable[Family], *, at: float) -> Reading:
     return reading
 
 
+def share(reading: Reading, before: Reading) -> None:
+    """Lanes that are as they were before are the same objects: what does nothing is kept once."""
+    for name, lane in reading.lanes.items():
+        if (was := before.lanes.get(name)) == lane and was is not None:
+            reading.lanes[name] = was
+
+
 def _readers(reading: Reading) -> Mapping[str, Callable[[Sequence[Sample]], None]]:
     lane, peer = partial(_values, reading.lanes), partial(_values, reading.peers)
     by = partial(_by_label, reading.lanes, "lane")
@@ -140,7 +148,8 @@ def _by_label(into: dict[str, T], owner: str, field: str, label: str, samples: S
             name, key = labels[first][1], labels[second][1]
             if name is not before:  # those of one stand together mostly
                 before, found = name, getattr(into[name], field)
-            found[key] = found.get(key, 0.0) + value
+            if value:
+                found[key] = found.get(key, 0.0) + value
 
 
 def _infos(reading: Reading, samples: Sequence[Sample]) -> None:
@@ -166,7 +175,8 @@ def _seconds(reading: Reading, samples: Sequence[Sample]) -> None:
     reading.bounds = [float(labels[-1][1]) for _, labels, _ in samples[:buckets]]
     for at in range(0, len(samples), buckets + 2):
         counts = [value for _, _, value in samples[at : at + buckets]]
-        reading.lanes[samples[at][1][0][1]].buckets = [*map(sub, counts, [0.0, *counts])]
+        if counts[-1]:
+            reading.lanes[samples[at][1][0][1]].buckets = [*map(sub, counts, [0.0, *counts])]
 
 
 def _commits(reading: Reading, samples: Sequence[Sample]) -> None:

@@ -92,7 +92,7 @@ def _lane(name: str, lane: LaneReading, now: Reading, history: History) -> LaneS
     lately, minutes = history.lately, history.minutes_ago
     then = lane if lately is None else lately.lanes.get(name, _NO_LANE)
     earlier = lane if minutes is None else minutes.lanes.get(name, _NO_LANE)
-    spread = _since(lane.buckets, earlier.buckets)
+    spread = _since(lane.buckets, earlier.buckets) or [0] * len(now.bounds)
     state, severity = _state(lane)
     accepted = lane.endings.get("accepted", 0.0)
     reasons = sorted(lane.reasons.items(), key=lambda each: -each[1])[:MOST_REASONS]

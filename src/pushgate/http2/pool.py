@@ -97,7 +97,7 @@ class Pool:
     def waiting_of(self, owner: Hashable) -> int:
         """How many requests of this owner wait for a free stream."""
         share = self._shares.by_owner.get(owner)
-        return 0 if share is None else share.waiting
+        return 0 if share is None else len(share.calls)
 
     @property
     def in_flight(self) -> int:
@@ -187,7 +187,7 @@ class Pool:
     def _place(self, call: Call) -> None:
         """Give the request to a connection, or let it wait, or refuse it where it cannot even wait."""
         share = call.share
-        if not share.fresh and not share.again and self._shares.may_start(share):
+        if not share.calls and self._shares.may_start(share):
             connection = self._with_room()
             if connection is not None:
                 call.submit(connection)

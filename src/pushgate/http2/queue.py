@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
-from contextlib import suppress
-from itertools import chain
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
@@ -165,16 +162,18 @@ class Queue:
         most = self._max_waiting
         if self._shares.waiting >= most * OWNERS_FULL:
             most = max(1, most * OWNERS_FULL // max(1, len(self._shares.by_owner)))
-        return share.waiting >= min(most, self._max_waiting)
+        return len(share.calls) >= min(most, self._max_waiting)
 
     def append(self, call: Call) -> None:
         """Let a call wait behind the others of its owner."""
-        call.share.fresh.append(call)
+        call.share.calls.append(call)
         self._enter(call)
 
     def append_again(self, call: Call) -> None:
         """Let a call wait that has waited already: before those of its owner that have not."""
-        call.share.again.append(call)
+        share = call.share
+        share.calls.insert(share.repeats, call)
+        share.repeats += 1
         self._enter(call)
 
     def first(self) -> Call | None:
@@ -183,33 +182,24 @@ class Queue:
 
     def take(self, call: Call) -> None:
         """Remove the call that `first` just gave: the turn passes to the next owner."""
-        share = call.share
-        (share.again or share.fresh).popleft()
-        self._shares.waiting -= 1
+        call.share.pop()
         self._shares.pass_on()
 
     def remove(self, call: Call) -> None:
         """Remove a call, wherever it is."""
-        share = call.share
-        for calls in (share.again, share.fresh):
-            with suppress(ValueError):
-                calls.remove(call)
-                self._shares.waiting -= 1
-        self._tidy(share)
+        call.share.remove(lambda each: each is call)
+        self._tidy(call.share)
 
     def refuse_all(self, why: str) -> None:
         """End every call as NotSent."""
         for share in self._shares.with_waiting():
-            calls = [*share.again, *share.fresh]
-            share.again.clear()
-            share.fresh.clear()
-            self._shares.waiting -= len(calls)
+            calls = share.remove(lambda _: True)
             self._tidy(share)
             _refuse(calls, why)
 
     def _tidy(self, share: Share) -> None:
         """Who is set aside has calls that wait: else it could start one meanwhile."""
-        if share.parked_at and not share.waiting:
+        if share.parked_at and not share.calls:
             self._shares.let_back(share)
 
     def _enter(self, call: Call) -> None:
@@ -233,10 +223,7 @@ class Queue:
         soonest = inf
         for share in self._shares.with_waiting():
             if _soonest(share) <= now:
-                late = [call for call in (*share.again, *share.fresh) if call.deadline <= now]
-                share.again = deque(call for call in share.again if call.deadline > now)
-                share.fresh = deque(call for call in share.fresh if call.deadline > now)
-                self._shares.waiting -= len(late)
+                late = share.remove(lambda call: call.deadline <= now)
                 self._tidy(share)
                 _refuse(late, "no free stream in time")
             soonest = min(soonest, _soonest(share))
@@ -246,7 +233,7 @@ class Queue:
 
 
 def _soonest(share: Share) -> float:
-    return min(map(_DEADLINE, chain(share.again, share.fresh)), default=inf)
+    return min(map(_DEADLINE, share.calls), default=inf)
 
 
 def _refuse(calls: list[Call], why: str) -> None:

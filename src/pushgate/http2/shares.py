@@ -7,7 +7,8 @@ owners whose requests hang hold C / (N + 1 / ALPHA) of C streams each, and somet
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,15 +21,16 @@ ALPHA = 2
 class Share:
     """One owner's part: how many streams it holds, and its calls that wait."""
 
-    __slots__ = ("_shares", "again", "fresh", "held", "is_in_turn", "parked_at")
+    __slots__ = ("_shares", "calls", "held", "is_in_turn", "parked_at", "repeats")
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self.held = 0
         """Streams of its requests, on whatever connection."""
-        self.again: deque[Call] = deque()
-        """Calls that were sent before and come first."""
-        self.fresh: deque[Call] = deque()
+        self.calls: deque[Call] = deque()
+        """Those that wait."""
+        self.repeats = 0
+        """So many of them, those in front, were sent before."""
         self.is_in_turn = False
         self.parked_at = 0
         """What it held when it was set aside because it held too much, else 0."""
@@ -48,21 +50,28 @@ class Share:
 
     def first(self) -> Call | None:
         """Its call whose turn it is. Those that nobody waits for any more are dropped."""
-        fresh = self.fresh
-        if fresh and not self.again and not (call := fresh[0]).is_over:  # as a rule
-            return call
-        for calls in (self.again, fresh):
-            while calls:
-                if not calls[0].is_over:
-                    return calls[0]
-                calls.popleft()
-                self._shares.waiting -= 1
+        calls = self.calls
+        while calls:
+            if not (call := calls[0]).is_over:
+                return call
+            self.pop()
         return None
 
-    @property
-    def waiting(self) -> int:
-        """How many of its calls wait."""
-        return len(self.again) + len(self.fresh)
+    def pop(self) -> None:
+        """Remove the first of its calls."""
+        self.calls.popleft()
+        self._shares.waiting -= 1
+        if self.repeats:
+            self.repeats -= 1
+
+    def remove(self, leaving: Callable[[Call], bool]) -> list[Call]:
+        """Remove these of its calls, wherever they stand. Returns them."""
+        left = [call for call in self.calls if leaving(call)]
+        if left:
+            self.repeats -= sum(map(leaving, islice(self.calls, self.repeats)))
+            self.calls = deque(call for call in self.calls if not leaving(call))
+            self._shares.waiting -= len(left)
+        return left
 
 
 class Shares:
@@ -143,7 +152,7 @@ class Shares:
         if not bucket:
             del self._parked[share.parked_at]
         share.parked_at = 0
-        if share.waiting:
+        if share.calls:
             self.enter(share)
 
     def with_waiting(self) -> list[Share]:

@@ -7,7 +7,7 @@ process; what several of them count is added up as plain data (`families.summed`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -16,14 +16,30 @@ from pushgate import __version__
 from pushgate.metrics.exposition import text
 from pushgate.metrics.families import Family, Merge
 from pushgate.metrics.instruments import Count, Level, M, Metric, Spread
+from pushgate.metrics.lanes import ALARMS, CREDENTIALS, ENDINGS, OUTCOMES, LaneCounts
+from pushgate.metrics.lanes import families as families_of_lanes
+
+__all__ = [
+    "ALARMS",
+    "ANSWERS",
+    "APIS",
+    "CONNECTIONS",
+    "CREDENTIALS",
+    "ENDINGS",
+    "FAULTS",
+    "LINES",
+    "NOBODY",
+    "OTHER",
+    "OUTCOMES",
+    "STATUSES",
+    "LaneCounts",
+    "Metrics",
+]
 
 APIS = ("notify", "notify/batch", "notifyEncrypted/batch")
 STATUSES = ("success", "partial", "failed")
 FAULTS = ("unknown_app", "app_not_allowed", "refused", "no_devices", "bad_month", "crowded")
-OUTCOMES = ("accepted", "rejected", "deferred", "undeliverable")
-ENDINGS = ("accepted", "rejected", "undeliverable", "expired")
 ANSWERS = (200, 400, 401, 404, 405, 413, 415, 429, 500, 503)
-ALARMS = ("credentials", "mass_rejection", "outage", "quota")
 CONNECTIONS = (
     "accepted",
     "handshake",
@@ -35,13 +51,11 @@ CONNECTIONS = (
 )
 LINES = ("opened", "failed", "lost", "mute", "goaway")
 """What becomes of connections to a provider."""
-CREDENTIALS = ("certificate", "token")
 OTHER = "other"
 """The reason of whatever has a reason that is not on the list of its provider."""
 NOBODY = "(nobody)"
 """The caller of requests by nobody we know. No name in a configuration looks so."""
 
-ATTEMPT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 MB = 1 << 20
 COMMIT_BYTES = tuple(float(1 << power) for power in range(10, 24))
@@ -95,13 +109,9 @@ class Metrics:
         self.repeats = self._counters("pushgate_repeats_total", "Deliveries left out as repeats.").child()
 
     def _of_lanes(self) -> None:
-        self._lanes: dict[str, str] = {}
-        """Each with its provider."""
-        self._info = self._levels("pushgate_lane_info", "Always 1.", "lane", "provider", merge=Merge.MAX)
-        self._taken = self._counters("pushgate_taken_total", "Deliveries taken in, repeats included.", "lane")
-        self.taken: dict[str, Count] = {}
-        self._attempts = self._counters("pushgate_attempts_total", "Attempts by outcome.", "lane", "outcome")
-        self.attempts: dict[tuple[str, str], Count] = {}
+        self.lanes: dict[str, LaneCounts] = {}
+        """Each that there ever was: none ever goes, for a counter must not vanish."""
+        self._backlog: Mapping[str, tuple[int, float]] = {}
         self._lane_reasons = self._counters(
             "pushgate_lane_reasons_total",
             "Attempts that were not accepted, by outcome and reason, from the first of its kind on.",
@@ -113,49 +123,6 @@ class Metrics:
         for provider, known in self._known.items():
             for reason in sorted({*known, OTHER}):
                 self._reasons.child(provider, reason)
-        self._endings = self._counters("pushgate_deliveries_total", "Deliveries by how they ended.", "lane", "ending")
-        self.endings: dict[tuple[str, str], Count] = {}
-        self._seconds = self._spreads(
-            "pushgate_attempt_seconds", "Time until the provider's answer.", "lane", bounds=ATTEMPT_SECONDS
-        )
-        self.attempt_seconds: dict[str, Spread] = {}
-        self._alarm = self._levels(
-            "pushgate_lane_alarm", "1 while a lane is paused for this reason.", "lane", "alarm", merge=Merge.MAX
-        )
-        self.alarms: dict[tuple[str, str], Level] = {}
-        self._flying = self._levels("pushgate_in_flight", "Attempts without an answer yet.", "lane")
-        self.in_flight: dict[str, Level] = {}
-        self.most_in_flight = self._levels(
-            "pushgate_in_flight_limit", "Attempts that the lane dares at once just now.", "lane"
-        )
-        self.pause_s = self._levels(
-            "pushgate_lane_pause_seconds", "How long the lane still pauses.", "lane", merge=Merge.MAX
-        )
-        self.breaker = self._levels(
-            "pushgate_lane_breaker_open", "1 while rejections are not believed.", "lane", merge=Merge.MAX
-        )
-        self.failures_in_a_row = self._levels(
-            "pushgate_lane_failures_in_a_row",
-            "Attempts that failed since the last proper answer of the provider.",
-            "lane",
-            merge=Merge.MAX,
-        )
-        self.failing_s = self._levels(
-            "pushgate_lane_failing_seconds",
-            "How long the first of them is ago; 0 where there are none.",
-            "lane",
-            merge=Merge.MAX,
-        )
-        self._waiting = self._levels("pushgate_waiting", "Deliveries on disk.", "lane")
-        self._oldest = self._levels(
-            "pushgate_oldest_waiting_seconds", "Age of the oldest delivery.", "lane", merge=Merge.MAX
-        )
-        self.credentials_end_at = self._levels(
-            "pushgate_credential_end_timestamp_seconds",
-            "When what proves us to the provider ends; 0 where it does not, or is not there yet.",
-            *("lane", "kind"),
-            merge=Merge.EARLIEST,
-        )
 
     def _of_the_rest(self) -> None:
         self.certificate_ends_at = self._levels(
@@ -205,33 +172,9 @@ class Metrics:
         self._levels("pushgate_build_info", "Always 1.", "version", merge=Merge.MAX).child(__version__).set(1)
 
     def add(self, lanes: Iterable[str]) -> None:
-        """Create the series of these lanes at zero, where they are new. None ever goes: a counter must not vanish."""
+        """Create the series of these lanes at zero, where they are new."""
         for lane in lanes:
-            self._inform(lane)
-            if lane in self.in_flight:
-                continue
-            self.taken[lane] = self._taken.child(lane)
-            self.attempts |= {key: self._attempts.of(key) for key in product((lane,), OUTCOMES)}
-            self.endings |= {key: self._endings.of(key) for key in product((lane,), ENDINGS)}
-            self.attempt_seconds[lane] = self._seconds.child(lane)
-            self.alarms |= {key: self._alarm.of(key) for key in product((lane,), ALARMS)}
-            self.in_flight[lane] = self._flying.child(lane)
-            for level in (*self._standing(), self._waiting, self._oldest):
-                level.child(lane)
-            for kind in CREDENTIALS:
-                self.credentials_end_at.child(lane, kind)
-
-    def _standing(self) -> Sequence[Metric[Level]]:
-        """What `Lane.standing` says, by lane."""
-        return self.most_in_flight, self.pause_s, self.breaker, self.failures_in_a_row, self.failing_s
-
-    def _inform(self, lane: str) -> None:
-        provider, before = self._provider_of(lane), self._lanes.get(lane)
-        if provider != before:
-            if before is not None:
-                self._info.forget(lane, before)
-            self._lanes[lane] = provider
-            self._info.child(lane, provider).set(1)
+            self.lanes.setdefault(lane, LaneCounts()).provider = self._provider_of(lane)
 
     def add_callers(self, names: Iterable[str]) -> None:
         """Create the series of these callers at zero, where they are new: names from the configuration, no others."""
@@ -271,14 +214,14 @@ class Metrics:
     def count_taken(self, lanes: Sequence[str]) -> None:
         """Count deliveries that were taken in, each by its lane."""
         if len(lanes) == 1 or lanes.count(lanes[0]) == len(lanes):
-            self.taken[lanes[0]].value += len(lanes)
+            self.lanes[lanes[0]].taken += len(lanes)
         else:
             for lane in lanes:
-                self.taken[lane].value += 1
+                self.lanes[lane].taken += 1
 
     def count_reason(self, lane: str, outcome: str, reason: str) -> None:
         """Count one attempt that was not accepted."""
-        provider = self._lanes.get(lane, "")
+        provider = self.lanes[lane].provider if lane in self.lanes else ""
         if reason not in self._known.get(provider, ()):
             reason = OTHER
         self._reasons.child(provider, reason).value += 1
@@ -293,24 +236,9 @@ class Metrics:
         self.commit_seconds.observe(seconds)
         self.commit_bytes.observe(size)
 
-    def retire(self, lane: str) -> None:
-        """The lane does not run any more: nothing flies, nobody is to be alarmed, no key of it can end."""
-        self.in_flight[lane].set(0)
-        for level in self._standing():
-            level.child(lane).set(0)
-        for kind in ALARMS:
-            self.alarms[(lane, kind)].set(0)
-        for kind in CREDENTIALS:
-            self.credentials_end_at.child(lane, kind).set(0)
-
     def backlog(self, waiting: Mapping[str, tuple[int, float]]) -> None:
         """Set what waits: lane to (deliveries, age of the oldest in seconds). Lanes not named hold nothing."""
-        self._waiting.clear()
-        self._oldest.clear()
-        for lane in {*self.in_flight, *waiting}:
-            count, age_s = waiting.get(lane, (0, 0.0))
-            self._waiting.child(lane).set(count)
-            self._oldest.child(lane).set(age_s)
+        self._backlog = waiting
 
     def limit_spool(self, waiting: int, *, share_of_app: float, mb: int) -> None:
         """Set how much the spool takes; 0 is no limit."""
@@ -320,9 +248,14 @@ class Metrics:
 
     def families(self) -> list[Family]:
         """All of them as plain data, as they are now."""
+        return [*self.each_family()]
+
+    def each_family(self) -> Iterator[Family]:
+        """The same, one after the other, each as it is when it is its turn: of many lanes all are several megabytes."""
         for look in self.looks:
             look()
-        return [metric.family() for metric in self._all]
+        yield from (metric.family() for metric in self._all)
+        yield from families_of_lanes(self.lanes, self._backlog)
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""
@@ -340,7 +273,7 @@ class Metrics:
     def _levels(self, name: str, told: str, *labels: str, merge: Merge = Merge.SUM) -> Metric[Level]:
         return self._register(Metric(name, told, labels, make=Level, merge=merge))
 
-    def _spreads(self, name: str, told: str, *labels: str, bounds: Sequence[float]) -> Metric[Spread]:
+    def _spreads(self, name: str, told: str, *labels: str, bounds: tuple[float, ...]) -> Metric[Spread]:
         return self._register(Metric(name, told, labels, make=partial(Spread, bounds)))
 
     def _zeroed(self, name: str, told: str, labels: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], Count]:

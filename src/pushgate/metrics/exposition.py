@@ -6,19 +6,29 @@ Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/. OpenMe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 
-from pushgate.metrics.families import Family, Kind, Labels
+from pushgate.metrics.families import Family, Kind
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+MANY = 4000
+"""Lines in one part of a page, about: some hundred kilobytes, written in some milliseconds."""
 _TOTAL = "_total"
 
 
 def text(families: Sequence[Family], *, openmetrics: bool = False) -> bytes:
-    """All families, in their order. A lone surrogate in a label, which UTF-8 cannot hold, becomes `?`."""
+    """All families, in their order."""
+    return b"".join(pages(families, openmetrics=openmetrics))
+
+
+def pages(families: Iterable[Family], *, openmetrics: bool = False) -> Iterator[bytes]:
+    """The same in parts of some hundred kilobytes, each made when it is asked for.
+
+    A lone surrogate in a label, which UTF-8 cannot hold, becomes `?`.
+    """
+    pair = _Pairs().__getitem__
     lines: list[str] = []
     for family in families:
         name = family.name.removesuffix(_TOTAL) if openmetrics and family.kind is Kind.COUNTER else family.name
@@ -26,13 +36,27 @@ def text(families: Sequence[Family], *, openmetrics: bool = False) -> bytes:
         if openmetrics:
             told = told.replace('"', '\\"')
         lines.append(f"# HELP {name} {told}\n# TYPE {name} {family.kind.value}\n")
-        lines += [
-            f"{series}{_labels(labels)} {'0.0' if not value else value if -1e15 < value < 1e15 else number(value)}\n"
-            for series, labels, value in family.samples
-        ]
+        for at in range(0, len(family.samples), MANY):
+            lines += [
+                f"{series}{{{','.join(map(pair, labels))}}} {_written(value)}\n"
+                if labels
+                else f"{series} {_written(value)}\n"
+                for series, labels, value in family.samples[at : at + MANY]
+            ]
+            if len(lines) >= MANY:
+                yield _encoded(lines)
+                lines = []
     if openmetrics:
         lines.append("# EOF\n")
+    yield _encoded(lines)
+
+
+def _encoded(lines: Sequence[str]) -> bytes:
     return "".join(lines).encode("utf-8", errors="replace")
+
+
+def _written(value: float) -> str | float:
+    return "0.0" if not value else value if -1e15 < value < 1e15 else number(value)
 
 
 def number(value: float) -> str:
@@ -66,13 +90,11 @@ def _quality(parameters: Sequence[str]) -> float:
         return 0.0
 
 
-@lru_cache(maxsize=65_536)
-def _labels(labels: Labels) -> str:
-    """Kept from one page to the next: of a thousand lanes they are 38,000, and half of what a page costs."""
-    if not labels:
-        return ""
-    return "{" + ",".join([f'{name}="{_escaped(value)}"' for name, value in labels]) + "}"
+class _Pairs(dict[tuple[str, str], str]):
+    """Labels as text, each made once and kept for one page: a lane has some forty series."""
 
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    def __missing__(self, pair: tuple[str, str]) -> str:
+        name, value = pair
+        value = value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+        written = self[pair] = f'{name}="{value}"'
+        return written

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate, repeat
 from typing import Generic, TypeVar
 
@@ -17,10 +18,7 @@ from pushgate.metrics.families import Family, Kind, Labels, Merge, Sample
 class Count:
     """A number that rises."""
 
-    __slots__ = ("labels", "value")
-
-    labels: Labels
-    """Given by the metric."""
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -37,10 +35,7 @@ class Count:
 class Level:
     """A number that rises and falls."""
 
-    __slots__ = ("labels", "value")
-
-    labels: Labels
-    """Given by the metric."""
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -57,15 +52,11 @@ class Level:
 class Spread:
     """A histogram: how many observations there were up to each of the bounds, and their sum."""
 
-    __slots__ = ("_bounds", "_counts", "_series", "labels", "total")
+    __slots__ = ("_bounds", "_counts", "total")
 
-    labels: Labels
-    """Given by the metric."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self._counts = [0.0] * (len(bounds) + 1)
-        self._series: list[Labels] | None = None
         self.total = 0.0
 
     def observe(self, value: float) -> None:
@@ -75,18 +66,14 @@ class Spread:
 
     def tell(self, name: str, labels: Labels, into: list[Sample]) -> None:
         """Add its series: counts up to each bound, their number, their sum."""
-        if self._series is None:
-            self._series = [(*labels, _same("le", number(bound))) for bound in (*self._bounds, float("inf"))]
-        into += zip(repeat(f"{name}_bucket"), self._series, accumulate(self._counts))
+        series = [(*labels, bound) for bound in _bounds_as_labels(self._bounds)]
+        into += zip(repeat(f"{name}_bucket"), series, accumulate(self._counts))
         into += (f"{name}_count", labels, into[-1][2]), (f"{name}_sum", labels, self.total)
 
 
-_PAIRS: dict[tuple[str, str], tuple[str, str]] = {}
-
-
-def _same(name: str, value: str) -> tuple[str, str]:
-    """A label, the same one in all series that have it: a lane has some forty."""
-    return _PAIRS.setdefault((name, value), (name, value))
+@cache
+def _bounds_as_labels(bounds: tuple[float, ...]) -> list[tuple[str, str]]:
+    return [("le", number(bound)) for bound in (*bounds, float("inf"))]
 
 
 M = TypeVar("M", Count, Level, Spread)
@@ -109,28 +96,15 @@ class Metric(Generic[M]):
 
     def child(self, *values: str) -> M:
         """The instrument of these values of its labels, made where it is new."""
-        return self.of(values)
-
-    def of(self, values: tuple[str, ...]) -> M:
-        """The same. The tuple is kept, so that whoever keeps it too has no other one."""
         known = self._children.get(values)
         if known is None:
             known = self._children[values] = self._make()
-            known.labels = tuple(sorted(_same(*each) for each in zip(self._labels, values, strict=True)))
         return known
-
-    def clear(self) -> None:
-        """Forget every series."""
-        self._children.clear()
-
-    def forget(self, *values: str) -> None:
-        """Forget the series of these values, if there are any."""
-        self._children.pop(values, None)
 
     def family(self) -> Family:
         """As plain data, as it is now."""
         name = self._name
         samples: list[Sample] = []
-        for child in self._children.values():
-            child.tell(name, child.labels, samples)
+        for values, child in self._children.items():
+            child.tell(name, tuple(sorted(zip(self._labels, values, strict=True))), samples)
         return Family(name, self._kind, self._text, samples, self._merge)

@@ -105,7 +105,7 @@ class Bench:
 
     def drop(self, owner: int, *, is_cancelled: bool) -> None:
         share = self.owners[owner % len(self.owners)]
-        calls = [*share.fresh, *share.again]
+        calls = [*share.calls]
         if calls:
             calls[0].is_over = True
             if not is_cancelled:
@@ -113,9 +113,9 @@ class Bench:
 
     def check(self) -> None:
         shares = self.shares
-        assert shares.waiting == sum(share.waiting for share in self.owners)
+        assert shares.waiting == sum(len(share.calls) for share in self.owners)
         assert shares.held == sum(share.held for share in self.owners) == len(self.flying)
-        alive = [share for share in self.owners if any(not call.is_over for call in (*share.again, *share.fresh))]
+        alive = [share for share in self.owners if any(not call.is_over for call in share.calls)]
         may = [share for share in alive if shares.may_start(share)]
         call = self.queue.first()
         assert (call is not None) == bool(may)
@@ -123,7 +123,7 @@ class Bench:
         for share in self.owners:
             assert share.parked_at in (0, share.held)
             assert not (share.parked_at and share.is_in_turn)
-            assert share.parked_at or share.is_in_turn or not share.waiting
+            assert share.parked_at or share.is_in_turn or not len(share.calls)
 
 
 OWNER = st.integers(0, 4)
