@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -142,7 +142,7 @@ class Plan:
 
     def _elsewhere(self) -> None:
         load, first_load = getattr(serve, "load"), getattr(check_config, "load")  # noqa: B009 - not exported
-        families = metrics.Metrics.families
+        families = metrics.Metrics.each_family
         watch, open_spool, fetch = Health.watch, spools.open_spool, google_fetch._fetch
 
         def broken_load(path: Path, *, environ: Mapping[str, str], sends: bool) -> Any:
@@ -155,7 +155,7 @@ class Plan:
                 self.broken()
             return first_load(path, environ=environ, sends=sends)
 
-        def broken_families(own: metrics.Metrics) -> list[Family]:
+        def broken_families(own: metrics.Metrics) -> Iterator[Family]:
             if "metrics" in self.spots:
                 self.broken()
             return families(own)
@@ -181,7 +181,7 @@ class Plan:
 
         put_in(serve, "load", broken_load)
         put_in(check_config, "load", broken_first_load)
-        put_in(metrics.Metrics, "families", broken_families)
+        put_in(metrics.Metrics, "each_family", broken_families)
         put_in(Health, "watch", broken_watch)
         put_in(gateway, "open_spool", broken_open)
         put_in(google_fetch, "_fetch", broken_fetch)

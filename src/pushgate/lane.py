@@ -234,10 +234,11 @@ class Lane:
     async def _sleep_or_wake(self, seconds: float) -> None:
         """Sleep so long, or until something has changed."""
         sleeping = asyncio.ensure_future(asyncio.sleep(seconds))
-        sleeping.add_done_callback(lambda _: self._changed())
+        sleeping.add_done_callback(self._changed)
         try:
             await self._until_change(math.inf)
         finally:
+            sleeping.remove_done_callback(self._changed)  # its end must not end the next wait
             sleeping.cancel()
 
     async def _until_change(self, seconds: float) -> None:
@@ -251,7 +252,7 @@ class Lane:
             if alarm is not None:
                 alarm.cancel()
 
-    def _changed(self) -> None:
+    def _changed(self, _: object = None) -> None:
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
 
