@@ -631,6 +631,29 @@ async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: C
         assert metrics.lanes[LANE].in_flight == 0
 
 
+async def test_a_paused_lane_that_is_woken_once_looks_once_more(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, looks = Ledger(), 0
+    ledger.add(1)
+    async with dispatching(ledger, clock, Phone(Deferred(Cause.CREDENTIALS, "InvalidProviderToken"))) as (it, _):
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        ledger.add(2)  # leased, and not sent while the lane is paused
+        lane = it.lanes[LANE]
+        wait = lane._sleep_or_wake
+
+        async def counted(seconds: float) -> None:
+            nonlocal looks
+            looks += 1
+            await wait(seconds)
+
+        monkeypatch.setattr(lane, "_sleep_or_wake", counted)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        lane._changed()
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert looks == 2
+
+
 async def test_a_drain_cuts_off_nothing_that_a_lane_gives_back(clock: Clock) -> None:
     lane_stops, may = asyncio.Event(), asyncio.Event()
 
