@@ -35,7 +35,8 @@ from tests.leak_surroundings import (
     write_secrets,
 )
 from tests.leaks import Patient, Trail, secret
-from tests.processes import free_port, staged
+from tests.ports import free_port
+from tests.processes import staged
 
 SERVES_WITHIN_S, ENDS_WITHIN_S = 30.0, 40.0
 WATCHES_S = 3.0

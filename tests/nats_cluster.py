@@ -20,7 +20,7 @@ from pushgate.errors import SpoolError
 from pushgate.spool.jetstream.api import JetStream
 from pushgate.spool.jetstream.cluster import Cluster, Server
 from pushgate.spool.jetstream.link import Link
-from tests.processes import free_port
+from tests.ports import free_port
 
 START_WITHIN_S = 20.0
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from pushgate.client import PushGatewayClient, Retries
 from pushgate.stage import Stage, set_stage
 from tests.nats_cluster import Nats, NatsCluster, nats_cluster
-from tests.processes import Run, free_port
+from tests.ports import free_port
+from tests.processes import Run
 
 ACK_WAIT_S = 3.0
 STREAM = "pushgate"

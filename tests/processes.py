@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -19,14 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pushgate.client import KeyChain, PushGatewayClient, Retries, new_iss, seal
 from pushgate.model import Device, EncryptedNotification
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID, Stage, set_stage
+from tests.ports import free_port
 
 START_WITHIN_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return int(probing.getsockname()[1])
 
 
 class Run:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,13 +73,6 @@ def commands(block: Block) -> str:
             typed.append(line.removeprefix("$ "))
             goes_on = line.endswith("\\")
     return "\n".join(typed)
-
-
-def free_ports(count: int) -> Sequence[str]:
-    """Ports of loopback that nobody has just now."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [str(each.getsockname()[1]) for each in sockets]
 
 
 class Reader:

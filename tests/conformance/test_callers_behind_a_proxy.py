@@ -32,7 +32,7 @@ from pushgate.server import UNAUTHENTICATED
 from tests.api import NOTIFY, SEALED, Api, serving
 from tests.certificates import BRAINPOOL, Authority, Leaf
 from tests.nginx import _listens, nginx
-from tests.processes import free_port
+from tests.ports import free_port
 from tests.samples import batch, body, encrypted, plain
 from tests.tls_server import asking, client_tls
 

@@ -28,7 +28,7 @@ from pushgate.spool.jetstream.protocol import Message
 from pushgate.spool.limits import Limits
 from pushgate.spool.nats import NatsSpool
 from tests.nats_cluster import NatsCluster, nats_cluster
-from tests.processes import free_port
+from tests.ports import free_port
 
 PASSWORD = "p-c9f0f895"
 

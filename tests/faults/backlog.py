@@ -29,7 +29,7 @@ from pushgate.spool.seeds import Seeds
 from pushgate.spool.sqlite import SqliteSpool
 from tests.faults.ledger import Ledger
 from tests.faults.watching import Key, mark_of
-from tests.processes import free_port
+from tests.ports import free_port
 
 RATE = 50
 """Requests a second."""

@@ -30,7 +30,8 @@ from tests.faults.forensics import readable
 from tests.faults.ledger import Ledger, Note
 from tests.faults.table import Report
 from tests.faults.tangle import SEED_MARK, KnownSeeds, Tangle
-from tests.processes import CHAIN, Run, free_port, staged
+from tests.ports import free_port
+from tests.processes import CHAIN, Run, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -17,7 +17,8 @@ from pushgate.stage import APNS_APP_ID, FCM_APP_ID
 from tests.faults.bout import IN_FLIGHT, NOTHING_LEFT_OPEN, SLOW, Bout, bout, every
 from tests.faults.foreign import nginx
 from tests.faults.table import Report
-from tests.processes import Run, free_port
+from tests.ports import free_port
+from tests.processes import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(100)]
 

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pushgate.client import seal
 from pushgate.model import Device
 from pushgate.stage import APNS_APP_ID
-from tests.processes import CHAIN, Run, free_port, sealed, staged
+from tests.ports import free_port
+from tests.processes import CHAIN, Run, sealed, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

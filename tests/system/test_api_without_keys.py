@@ -17,7 +17,8 @@ from pushgate.client import seal
 from pushgate.model import Device, EncryptedNotification
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
 from tests.nats_cluster import NatsCluster, nats
-from tests.processes import CHAIN, Run, free_port, pushgate, sealed, staged
+from tests.ports import free_port
+from tests.processes import CHAIN, Run, pushgate, sealed, staged
 
 __all__ = ["nats"]
 

@@ -14,7 +14,8 @@ import pytest
 
 from pushgate import cli
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
-from tests.processes import Run, free_port, pushgate, staged
+from tests.ports import free_port
+from tests.processes import Run, pushgate, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -24,7 +24,8 @@ from pushgate.emulator import Landscape
 from pushgate.stage import BUNDLE_ID, Stage, set_stage
 from tests.certificates import Authority
 from tests.nginx import NGINX, nginx
-from tests.processes import Run, free_port
+from tests.ports import free_port
+from tests.processes import Run
 from tests.samples import badge_only, plain
 from tests.shell_pages import blocks
 

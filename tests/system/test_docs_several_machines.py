@@ -20,7 +20,8 @@ import yaml
 
 from pushgate.stage import set_stage
 from tests.nats_cluster import NatsCluster, nats_server
-from tests.processes import Run, free_port, sealed
+from tests.ports import free_port
+from tests.processes import Run, sealed
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "several-machines.md").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct
+
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -36,12 +37,6 @@ class Block(Struct, frozen=True):
         """Whether that is what the page says. "…" stands for anything; who ends without a line break is forgiven."""
         wanted = ".*".join(map(re.escape, self.printed.rstrip("\n").split("…")))
         return re.fullmatch(wanted, output.rstrip("\n"), re.DOTALL) is not None
-
-
-def free_ports(count: int) -> list[str]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [str(each.getsockname()[1]) for each in sockets]
 
 
 def blocks(text: str) -> Sequence[Block]:

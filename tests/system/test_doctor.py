@@ -31,7 +31,8 @@ from pushgate.doctor import Check, State, spool, way
 from pushgate.emulator import Door, Flaw, Landscape, Step
 from pushgate.emulator import fcm as fcm_emulator
 from tests.certificates import Authority, new_key
-from tests.processes import free_port, pushgate, staged
+from tests.ports import free_port
+from tests.processes import pushgate, staged
 from tests.ward import APNS, BUNDLE_ID, FCM, PROJECT_ID, ScriptedProxy, Ward
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]

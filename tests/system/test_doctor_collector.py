@@ -15,7 +15,7 @@ from pushgate.config.tracing_table import Tracing
 from pushgate.doctor import Check, Finding, State, collector
 from pushgate.emulator import Landscape
 from tests.certificates import Authority
-from tests.processes import free_port
+from tests.ports import free_port
 from tests.tracing import collecting
 from tests.ward import PROJECT_ID, Ward
 

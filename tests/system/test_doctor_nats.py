@@ -13,7 +13,7 @@ from pushgate.doctor import Check, Checkup, Finding, State
 from pushgate.doctor import nats as doctor
 from pushgate.spools import open_spool
 from tests.nats_cluster import Nats, NatsCluster, nats_cluster
-from tests.processes import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -20,7 +20,8 @@ import pytest
 from pushgate.emulator import Landscape
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID, set_stage
 from tests.certificates import Authority
-from tests.processes import free_port, pushgate
+from tests.ports import free_port
+from tests.processes import pushgate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -29,7 +29,8 @@ from msgspec import Struct
 
 from pushgate.client import PushGatewayClient
 from pushgate.stage import Stage, set_stage
-from tests.processes import free_port, sealed
+from tests.ports import free_port
+from tests.processes import sealed
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()

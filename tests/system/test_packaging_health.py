@@ -13,7 +13,7 @@ import pytest
 
 from pushgate import cli
 from pushgate.commands import health
-from tests.processes import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

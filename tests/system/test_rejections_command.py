@@ -30,7 +30,8 @@ from pushgate.outcome import Rejected
 from pushgate.spool import KnownRejection
 from pushgate.spool.sqlite import SqliteSpool
 from pushgate.stage import APNS_APP_ID, FCM_APP_ID
-from tests.processes import Run, free_port, pushgate, staged
+from tests.ports import free_port
+from tests.processes import Run, pushgate, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 

@@ -21,7 +21,8 @@ from pushgate import cli
 from pushgate.config import load
 from pushgate.emulator import Landscape
 from tests.certificates import Authority
-from tests.shell_pages import Block, Reader, blocks, commands, free_ports
+from tests.ports import free_ports
+from tests.shell_pages import Block, Reader, blocks, commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 

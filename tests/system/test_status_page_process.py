@@ -20,7 +20,8 @@ import pytest
 
 from pushgate.pace import OUTAGE_AFTER_FAILURES, SILENCE_S
 from pushgate.stage import APNS_APP_ID
-from tests.processes import free_port, pushgate, sealed, staged
+from tests.ports import free_port
+from tests.processes import pushgate, sealed, staged
 from tests.status_scenes import HOSTILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

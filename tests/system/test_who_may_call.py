@@ -20,7 +20,8 @@ import pytest
 
 from tests.certificates import BRAINPOOL, DAY, SERVER, Authority, Leaf
 from tests.openssl import E_REZEPT, s_client
-from tests.processes import Run, free_port, pushgate, sealed, staged
+from tests.ports import free_port
+from tests.processes import Run, pushgate, sealed, staged
 from tests.tls_server import asking, client_tls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]

@@ -17,6 +17,7 @@ from pushgate.errors import NotSent
 from pushgate.http2 import Connection, Pool, Response, Target
 from pushgate.http2.limits import Limits
 from pushgate.http2.target import Proxy
+from tests.ports import free_port
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 QUICK = Limits(quiet_s=0.15, ack_s=0.15, linger_s=0.1)
@@ -144,8 +145,7 @@ def test_peer_that_is_down_fails_requests_at_once_and_works_again_when_it_is_up(
     run: Run, scene: Any, server_tls: ssl.SSLContext
 ) -> None:
     async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            scene.port = probe.getsockname()[1]
+        scene.port = free_port()
         pool = Pool(scene.target, limits=QUICK, backoff_first_s=0.05, backoff_most_s=0.05)
         began = asyncio.get_running_loop().time()
         ends = await asyncio.gather(*(ask(pool, scene) for _ in range(20)), return_exceptions=True)

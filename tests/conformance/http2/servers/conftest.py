@@ -17,12 +17,7 @@ import pytest
 import trustme
 
 from pushgate.http2 import Target, encode_headers
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 class Server:
