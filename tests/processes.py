@@ -168,6 +168,13 @@ class Run:
         """The pushkeys of all devices that got something."""
         return {*self.stage.apns.devices(), *self.stage.fcm.devices()}
 
+    async def until_told(self, name: str, *, count: int = 1, within_s: float = 20.0) -> list[dict[str, object]]:
+        """Wait until the log has so many lines of this event. A line may come after what it tells of has been seen."""
+        async with asyncio.timeout(within_s):
+            while len(told := self.events(name)) < count:
+                await asyncio.sleep(0.02)
+        return told
+
     async def until(self, wanted: set[str], *, within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
             while not wanted <= self.got():

@@ -36,9 +36,7 @@ async def drill(folder: Path, app_id: str, spoil: Callable[[Run, Ledger], MEND],
         await run.start()
         await tell_one(run, ledger, app_id)
         async with ledger.load(tasks=3, most_in_batch=10):
-            async with asyncio.timeout(30):
-                while not run.events("rejections taken back"):
-                    await asyncio.sleep(0.02)
+            await run.until_told("rejections taken back", within_s=30)
         told = len(ledger.told)  # every request that was under way has its answer
         with ledger.fault():
             async with ledger.load(tasks=3, most_in_batch=10):

@@ -118,9 +118,7 @@ async def test_a_second_sigterm_ends_at_once(tmp_path: Path, table: Report) -> N
             await ledger.until_taken(200)
         with ledger.fault():
             run.signal(signal.SIGTERM)
-            async with asyncio.timeout(20):
-                while not run.events("draining"):
-                    await asyncio.sleep(0.02)
+            await run.until_told("draining")
             begin = time.monotonic()
             code = await run.end(signal.SIGTERM)
             took_s = time.monotonic() - begin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -55,12 +54,6 @@ async def divided(nats: NatsCluster, folder: Path) -> AsyncIterator[tuple[Run, R
 
 def to(app_id: str, pushkey: str) -> EncryptedNotification:
     return seal("message", key=CHAIN.newest).for_device(Device(app_id, pushkey))
-
-
-async def logged(run: Run, event: str, count: int = 1) -> None:
-    async with asyncio.timeout(20):
-        while len(run.events(event)) < count:
-            await asyncio.sleep(0.05)
 
 
 async def test_it_takes_what_a_worker_sends_and_refuses_what_no_provider_would_take(
@@ -125,11 +118,11 @@ async def test_it_takes_over_a_changed_configuration_and_refuses_a_faulty_one(
         app = '[apps."another"]\nprovider = "fcm"\nproject_id = "{}"\ncredentials_file = "not-there.json"\n'
         config.write_text(good + app.format("no project!"))
         api.signal(signal.SIGHUP)
-        await logged(api, "configuration refused")
+        await api.until_told("configuration refused")
         assert [each["at"] for each in api.events("configuration refused")] == ["apps.another.project_id"]
         config.write_text(good + app.format("another-project"))
         api.signal(signal.SIGHUP)
-        await logged(api, "configuration taken over")
+        await api.until_told("configuration taken over")
         async with api.client() as client:
             result = await client.notify_encrypted_batch([to("another", "token"), to("nobody", "token")])
         assert [each.error for each in result.results] == ["", "unknown app_id 'nobody'"]

@@ -136,10 +136,8 @@ async def test_a_wrong_environment_unsubscribes_nobody_although_each_cell_sees_h
         for start in range(0, len(users), 10):
             batch = [seal("x", key=CHAIN.newest).for_device(user) for user in users[start : start + 10]]
             await send_by_many(run, batch, times=1)
-        async with asyncio.timeout(30):
-            while len(run.events("rejections taken back")) < 2:
-                await asyncio.sleep(0.05)
-        assert {event["cell"] for event in run.events("rejections taken back")} == {0, 1}
+        taken_back = await run.until_told("rejections taken back", count=2, within_s=30)
+        assert {event["cell"] for event in taken_back} == {0, 1}
         await asyncio.sleep(0.5)
         for start in range(0, len(users), 100):
             batch = [seal("y", key=CHAIN.newest).for_device(user) for user in users[start : start + 100]]
@@ -157,13 +155,13 @@ async def test_a_cell_that_dies_is_replaced_and_the_others_go_on(tmp_path: Path)
             assert answer.results[0].status == "success"
         assert (await run.ready())[0] == 200
         await until_another_serves(run, 0, first)
-        assert run.events("cell has died")[-1]["code"] == -signal.SIGKILL
+        assert (await run.until_told("cell has died"))[-1]["code"] == -signal.SIGKILL
         assert (await run.metrics())['pushgate_cell_deaths_total{cell="0"}'] == 1
         kill(run, 1, signal.SIGTERM)  # by hand: it drains, and comes back
         async with asyncio.timeout(20):
             while (await run.metrics())['pushgate_cell_deaths_total{cell="1"}'] < 1:
                 await asyncio.sleep(0.05)
-        assert run.events("cell has died")[-1]["code"] == 0
+        assert (await run.until_told("cell has died", count=2))[-1]["code"] == 0
         await run.until({sealed(number).device.pushkey for number in range(MANY)})
         counted = await run.metrics()
         taken = 'pushgate_notifications_total{api="notifyEncrypted/batch",caller="erp",status="success"}'
@@ -215,9 +213,7 @@ async def test_a_changed_configuration_is_taken_over_by_all_or_by_none(tmp_path:
         good = run.stage.config_file.read_text()
         run.stage.config_file.write_text(good.replace('bundle_id = "', 'bundle_id = "no bundle '))
         run.signal(signal.SIGHUP)
-        async with asyncio.timeout(20):
-            while not run.events("configuration refused"):
-                await asyncio.sleep(0.05)
+        await run.until_told("configuration refused")
         assert (await run.metrics())["pushgate_configuration_refused"] == 1
         assert run.events("configuration taken over") == []
         before = kill(run, 1)  # its successor runs what the others run
@@ -225,10 +221,8 @@ async def test_a_changed_configuration_is_taken_over_by_all_or_by_none(tmp_path:
         changed = good.replace("[delivery]", "[delivery]\n") + "\n[rejections]\nbreaker_count = 60\n"
         run.stage.config_file.write_text(changed)
         run.signal(signal.SIGHUP)
-        async with asyncio.timeout(20):
-            while len(run.events("configuration taken over")) < 2:
-                await asyncio.sleep(0.05)
-        assert {event["cell"] for event in run.events("configuration taken over")} == {0, 1}
+        taken_over = await run.until_told("configuration taken over", count=2)
+        assert {event["cell"] for event in taken_over} == {0, 1}
         assert (await run.metrics())["pushgate_configuration_refused"] == 0
         assert await run.end(signal.SIGTERM) == 0
 

@@ -43,9 +43,7 @@ def rewrite(run: Run, old: str, new: str) -> None:
 
 async def taken_over(run: Run, count: int) -> None:
     """Wait until so many changes were taken over."""
-    async with asyncio.timeout(20):
-        while len(run.events("configuration taken over")) < count:
-            await asyncio.sleep(0.05)
+    await run.until_told("configuration taken over", count=count)
 
 
 async def test_a_mended_key_file_resumes_its_lane_at_once(tmp_path: Path) -> None:
@@ -65,7 +63,7 @@ async def test_a_mended_key_file_resumes_its_lane_at_once(tmp_path: Path) -> Non
             async with asyncio.timeout(10):
                 while not (await run.metrics())[alarm]:
                     await asyncio.sleep(0.05)
-            assert run.events("lane pauses")[0]["reason"] == "InvalidProviderToken"
+            assert (await run.until_told("lane pauses"))[0]["reason"] == "InvalidProviderToken"
             key_file.write_bytes(right)
             await run.until({note.device.pushkey for note in notes}, within_s=15)
             assert not (await run.metrics())[alarm]
@@ -78,14 +76,9 @@ async def test_a_faulty_configuration_is_refused_with_every_fault_and_the_old_on
         good = run.stage.config_file.read_text()
         rewrite(run, 'bundle_id = "org.example.health"', 'bundle_id = "no bundle"\ncolour = "red"')
         run.signal(signal.SIGHUP)
-        async with asyncio.timeout(10):
-            while len(run.events("configuration refused")) < 2:
-                await asyncio.sleep(0.05)
-        assert {str(event["at"]).rpartition(".")[2] for event in run.events("configuration refused")} == {
-            "bundle_id",
-            "colour",
-        }
-        assert all(event["mend"] for event in run.events("configuration refused"))
+        refused = await run.until_told("configuration refused", count=2)
+        assert {str(event["at"]).rpartition(".")[2] for event in refused} == {"bundle_id", "colour"}
+        assert all(event["mend"] for event in refused)
         assert (await run.metrics())[REFUSED] == 1
         answer = await client.notify_encrypted_batch([sealed(1)])
         assert answer.results[0].status == "success"
@@ -110,7 +103,7 @@ async def test_apps_come_and_go_and_what_waits_for_one_that_comes_back_is_sent(t
         (gone, other) = (await client.notify_encrypted_batch([sealed(1001), sealed(2)])).results
         assert (gone.status, other.status) == ("failed", "success")
         assert "unknown app_id" in (gone.error or "")
-        assert run.events("deliveries wait for an app that is not configured")
+        assert await run.until_told("deliveries wait for an app that is not configured")
         run.stage.apns.script("*", [Step()])
         rewrite(run, '[apps."another.app"]', f'[apps."{APNS_APP_ID}"]')
         run.signal(signal.SIGHUP)
@@ -195,7 +188,7 @@ async def test_what_needs_a_restart_is_said_and_has_no_effect(tmp_path: Path) ->
         rewrite(run, 'auth = "mtls"', 'auth = "mtls"\nmax_request_kb = 300\nbase_path = "/elsewhere"')
         run.signal(signal.SIGHUP)
         await taken_over(run, 1)
-        (told,) = run.events("configuration changed where only a restart helps")
+        (told,) = await run.until_told("configuration changed where only a restart helps")
         assert told["keys"] == ["api.base_path", "api.max_request_kb"]
         assert (await client.notify_encrypted_batch([sealed(2)])).results[0].status == "success"
 
@@ -214,8 +207,5 @@ async def test_check_config_tells_of_a_certificate_that_has_expired_and_serve_st
         async with run.client() as client:
             await client.notify_encrypted_batch([sealed(1), sealed(2)])
         await run.until({sealed(2).device.pushkey})
-        async with asyncio.timeout(5):
-            while not run.events("lane pauses"):
-                await asyncio.sleep(0.05)
-        assert run.events("lane pauses")[0]["reason"] == "certificate expired"
+        assert (await run.until_told("lane pauses"))[0]["reason"] == "certificate expired"
         assert await run.end() == 0

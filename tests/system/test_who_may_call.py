@@ -72,9 +72,7 @@ def rewrite(run: Run, old: str, new: str) -> None:
 
 async def taken_over(run: Run, count: int) -> None:
     run.signal(signal.SIGHUP)
-    async with asyncio.timeout(20):
-        while len(run.events("configuration taken over")) < count:
-            await asyncio.sleep(0.05)
+    await run.until_told("configuration taken over", count=count)
 
 
 def trust(run: Run, leaf: Leaf | None, *, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
@@ -150,9 +148,7 @@ async def test_a_new_list_counts_within_seconds_for_everybody(tmp_path: Path) ->
         *_, ticket = await asking(run.port, resuming := trust(run, ERP, version=ssl.TLSVersion.TLSv1_3))
         assert (await asking(run.port, resuming, ticket))[0] == 404
         (tmp_path / "crl.pem").write_bytes(AUTHORITY.revocation_list(ERP))
-        async with asyncio.timeout(20):  # nobody asks it to
-            while not run.events("configuration taken over"):
-                await asyncio.sleep(0.05)
+        await run.until_told("configuration taken over")  # nobody asks it to
         assert await statuses(kept, 1) == [401]
         for session in (None, ticket):
             with pytest.raises(OSError):
@@ -162,8 +158,8 @@ async def test_a_new_list_counts_within_seconds_for_everybody(tmp_path: Path) ->
         assert metrics['pushgate_connections_total{event="certificate_refused"}'] == 2
         assert metrics['pushgate_connections_total{event="resumption"}'] == 1
         assert metrics['pushgate_http_requests_total{status="500"}'] == 0
-        assert {event["reason"] for event in run.events("handshakes failed")} == {"certificate revoked"}
-        (told,) = (event for event in run.events("requests refused") if event["status"] == 401)
+        assert {event["reason"] for event in await run.until_told("handshakes failed")} == {"certificate revoked"}
+        (told,) = (event for event in await run.until_told("requests refused") if event["status"] == 401)
         assert told["caller"] == "(nobody)"
 
 
@@ -185,10 +181,7 @@ async def test_a_list_that_has_ended_is_said_and_keeps_out_a_broken_one_is_refus
         assert (await asking(run.port, trust(run, ERP)))[0] == 404
         (tmp_path / "crl.pem").write_bytes(b"half of it")
         run.signal(signal.SIGHUP)
-        async with asyncio.timeout(10):
-            while not run.events("configuration refused"):
-                await asyncio.sleep(0.05)
-        assert run.events("configuration refused")[0]["at"] == "api.tls.client_crl_file"
+        assert (await run.until_told("configuration refused"))[0]["at"] == "api.tls.client_crl_file"
         assert (await asking(run.port, trust(run, ERP)))[0] == 404
         assert await run.end() == 0
 
@@ -198,21 +191,16 @@ async def test_a_list_that_somebody_else_made_is_refused_and_the_one_before_goes
     (tmp_path / "crl.pem").write_bytes(AUTHORITY.revocation_list(ERP))
     twin, stranger = Authority("callers"), Authority("stranger")
     async with running(tmp_path, tls='client_crl_file = "crl.pem"') as run:
-        for content in (
-            twin.revocation_list(),
-            AUTHORITY.revocation_list() + stranger.revocation_list() + stranger.pem,
-        ):
-            before = len(run.events("configuration refused"))
+        lists = (twin.revocation_list(), AUTHORITY.revocation_list() + stranger.revocation_list() + stranger.pem)
+        for count, content in enumerate(lists, 1):
             (tmp_path / "crl.pem").write_bytes(content)
             run.signal(signal.SIGHUP)
-            async with asyncio.timeout(10):
-                while len(run.events("configuration refused")) == before:
-                    await asyncio.sleep(0.05)
+            refused = await run.until_told("configuration refused", count=count)
             assert (await asking(run.port, trust(run, CHAT)))[0] == 404
             for leaf in (ERP, stranger.issue("erp.example.org")):
                 with pytest.raises(OSError):
                     await asking(run.port, trust(run, leaf))
-        assert {event["at"] for event in run.events("configuration refused")} == {"api.tls.client_crl_file"}
+        assert {event["at"] for event in refused} == {"api.tls.client_crl_file"}
 
 
 # --- certificates for servers ------------------------------------------------------------------------------------
@@ -238,7 +226,7 @@ async def test_certificates_for_servers_come_in_by_their_fingerprint_until_they_
             assert await statuses(kept, 1) == [401]
         with pytest.raises(OSError):
             await asking(run.port, trust(run, leaf))
-        assert run.events("handshakes failed")[0]["reason"] == "certificate revoked"
+        assert (await run.until_told("handshakes failed"))[0]["reason"] == "certificate revoked"
         assert await run.end() == 0
 
 
@@ -266,7 +254,7 @@ async def test_a_limit_holds_for_its_caller_alone_and_over_changes(tmp_path: Pat
         assert metrics['pushgate_caller_requests_total{caller="erp",status="429"}'] == 3
         assert metrics['pushgate_caller_requests_total{caller="chat",status="200"}'] == 5
         assert metrics['pushgate_caller_requests_total{caller="chat",status="429"}'] == 0
-        assert run.events("requests refused")[0]["caller"] == "erp"
+        assert (await run.until_told("requests refused"))[0]["caller"] == "erp"
 
 
 # --- proxies -----------------------------------------------------------------------------------------------------
@@ -305,7 +293,7 @@ async def test_a_change_of_auth_waits_for_a_restart_and_changes_nothing_before(t
         changed = text.replace('auth = "mtls"', 'auth = "none"').replace('client_ca_file = "callers-ca.pem"', "")
         run.stage.config_file.write_text(changed[: changed.index("[[clients]]")])
         await taken_over(run, 1)
-        (event,) = run.events("configuration changed where only a restart helps")
+        (event,) = await run.until_told("configuration changed where only a restart helps")
         assert event["keys"] == ["api.auth", "clients", "api.tls"]
         assert await statuses(erp, 2) == [200, 200]
         assert (await asking(run.port, trust(run, None)))[0] == 401
@@ -351,9 +339,7 @@ async def test_the_management_port_wants_its_token(tmp_path: Path) -> None:
             (tmp_path / "token").write_text("short")
             assert (await pushgate("rejections", "count", *config))[0] == 2
             run.signal(signal.SIGHUP)
-            async with asyncio.timeout(10):
-                while not run.events("configuration refused"):
-                    await asyncio.sleep(0.05)
+            await run.until_told("configuration refused")
             assert await status("/metrics", second) == 200
         assert await run.end() == 0
         assert not {first, second} & set(run.log.decode().split('"'))
