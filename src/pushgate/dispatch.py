@@ -61,6 +61,7 @@ class Dispatcher:
             old.append(lane.landing())
         for name, how in lanes.items():
             if (known := self.lanes.get(name)) is None:
+                self._metrics.lanes[name].retire()  # of one of its name that has not landed yet
                 self._start(self._add(name, how))
             elif known.how != how:
                 old.append(known.landing())

@@ -367,6 +367,8 @@ class Lane:
         return outcome  # others say nothing of the pushkey
 
     def _tell(self, change: Change) -> None:
+        if self._is_retired:
+            return  # what is counted is perhaps a successor's
         match change:
             case Paused(alarm=alarm, reason=reason, pause_s=pause_s):
                 self._metrics.lanes[self.name].alarm(alarm, stands=True)

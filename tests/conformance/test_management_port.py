@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from pushgate.console import Console
+from pushgate.console import Collect, Console
 from pushgate.listener import Listener
+from pushgate.metrics import Metrics
 from pushgate.metrics.families import Family
 
 TOKEN = b"0123456789abcdef0123"
@@ -92,9 +93,9 @@ async def test_who_shows_the_token_keeps_its_connection() -> None:
 
 
 @asynccontextmanager
-async def open_port(most: int = MOST) -> AsyncIterator[int]:
+async def open_port(most: int = MOST, collect: Collect = nothing) -> AsyncIterator[int]:
     """A port without a token, with so many places, as a gateway opens it."""
-    console = Console(unready=lambda: None, collect=nothing, address="127.0.0.1:0")
+    console = Console(unready=lambda: None, collect=collect, address="127.0.0.1:0")
     listener = Listener(console, address="127.0.0.1:0", most=most, idle_make_way=True)
     serving = asyncio.create_task(listener.serve())
     yield listener.port
@@ -194,3 +195,25 @@ async def test_connect_behind_another_request_takes_nothing_from_that() -> None:
         writer.close()
         assert answers.count(b"HTTP/1.1 ") == answers.count(b"HTTP/1.1 200 OK") == 1
         assert b"\r\nconnection: close\r\n" in answers
+
+
+# --- pages that leave in parts
+
+
+@pytest.mark.parametrize(("version", "leaves_in_chunks"), [("1.0", False), ("1.1", True)])
+async def test_metrics_of_many_lanes_reach_who_knows_no_chunks(version: str, leaves_in_chunks: bool) -> None:
+    """RFC 9112 §6.1: no transfer coding towards HTTP/1.0."""
+    metrics = Metrics([f"org.example.{number}" for number in range(300)])
+
+    async def collect() -> Sequence[Family]:
+        return metrics.families()
+
+    async with open_port(collect=collect) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /metrics HTTP/{version}\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert (b"transfer-encoding: chunked" in head.lower()) == leaves_in_chunks
+    if not leaves_in_chunks:
+        assert body == metrics.text()
+        assert b"content-length: %d" % len(body) in head.lower()

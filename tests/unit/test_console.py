@@ -95,6 +95,7 @@ class Asking(Struct, frozen=True, kw_only=True):
 
         scope = {
             "type": "http",
+            "http_version": "1.1",
             "method": self.method,
             "path": self.path,
             "query_string": self.query,

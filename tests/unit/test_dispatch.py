@@ -631,6 +631,45 @@ async def test_a_lane_that_is_taken_out_gives_back_what_it_had_not_sent(clock: C
         assert metrics.lanes[LANE].in_flight == 0
 
 
+async def test_a_lane_that_comes_back_has_no_alarm_of_the_one_that_has_not_landed(clock: Clock) -> None:
+    ledger, lands = Ledger(), asyncio.Event()
+    ledger.add(1)
+    ledger.add(2)
+    sick, how = Phone(Deferred(Cause.CREDENTIALS, "InvalidProviderToken"), lands), Phone(Accepted())
+    async with dispatching(ledger, clock, sick) as (dispatcher, metrics):
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        assert metrics.lanes[LANE].alarms == {"credentials"}
+        retired = dispatcher.lanes[LANE]
+        assert retired.in_flight == 1
+        await dispatcher.change({})
+        await dispatcher.change({LANE: LaneSettings(sender=how, policy=retry.FCM, max_in_flight=100)})
+        assert not metrics.lanes[LANE].alarms
+        lands.set()
+        while retired in dispatcher._retired:
+            await asyncio.sleep(0)
+        assert not metrics.lanes[LANE].alarms
+
+
+async def test_what_a_retired_lane_learns_is_no_alarm_of_its_successor(clock: Clock) -> None:
+    ledger, lands = Ledger(), asyncio.Event()
+    ledger.add(1)
+
+    class Late(Phone):
+        async def send(self, delivery: Delivery) -> Outcome:
+            await lands.wait()
+            return Deferred(Cause.CREDENTIALS, "InvalidProviderToken")
+
+    async with dispatching(ledger, clock, Late()) as (dispatcher, metrics):
+        while dispatcher.lanes[LANE].in_flight < 1:
+            await asyncio.sleep(0)
+        await dispatcher.change({})
+        await dispatcher.change({LANE: LaneSettings(sender=Phone(Accepted()), policy=retry.FCM, max_in_flight=100)})
+        lands.set()
+        await ledger.until(lambda: len(ledger.ended) == 1)
+        assert ledger.ended == [("nack", "1")]
+        assert not metrics.lanes[LANE].alarms
+
+
 async def test_a_paused_lane_that_is_woken_once_looks_once_more(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, looks = Ledger(), 0
     ledger.add(1)

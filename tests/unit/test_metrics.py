@@ -177,3 +177,23 @@ def test_a_lane_that_comes_later_leaves_the_others_as_they_are() -> None:
         'pushgate_deliveries_total{ending="expired",lane="second"} 0.0',
     ):
         assert line in text
+
+
+def test_a_lane_that_comes_while_a_page_is_made_is_in_all_families_of_lanes_or_in_none() -> None:
+    made = Metrics(LANES)
+    families = made.each_family()
+    told = [next(each for each in families if each.name == "pushgate_lane_info")]
+    made.add(["late"])
+    told += families
+    assert {each.name for each in told} >= {"pushgate_taken_total", "pushgate_waiting"}
+    assert not [each.name for each in told for _, labels, _ in each.samples if ("lane", "late") in labels]
+
+
+def test_a_lane_that_goes_to_another_provider_has_no_credential_of_the_one_before() -> None:
+    made = Metrics(LANES)
+    counts = made.lanes[LANES[0]]
+    counts.credential_ends("certificate", 1_900_000_000.0)
+    assert dict(zip(metrics.CREDENTIALS, counts.credentials_end_at, strict=True))["certificate"] == 1_900_000_000.0
+    counts.credential_ends("token", 1_800_000_000.0)
+    ends = dict(zip(metrics.CREDENTIALS, counts.credentials_end_at, strict=True))
+    assert ends == {"certificate": 0.0, "token": 1_800_000_000.0}

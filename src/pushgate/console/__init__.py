@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pushgate.console import page
 from pushgate.console.guard import Guard
@@ -123,6 +124,8 @@ class Console:
             answer = _json(503, {"error": f"The spool does not answer: {fault}"})
         except TimeoutError:
             answer = _json(503, {"error": "The spool does not answer in time."})
+        if answer.more is not None and scope["http_version"] == "1.0":  # which has no chunks (RFC 9112 §6.1)
+            answer = replace(answer, body=b"".join((answer.body, *answer.more)), more=None)
         headers = [(b"content-type", answer.media_type.encode()), *answer.headers]
         if answer.more is None:
             headers.append((b"content-length", b"%d" % len(answer.body)))

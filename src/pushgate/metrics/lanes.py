@@ -77,9 +77,8 @@ class LaneCounts:
         self.alarms = self.alarms | {kind} if stands else (self.alarms - {kind} or _NO_ALARM)
 
     def credential_ends(self, kind: str, at: float) -> None:
-        """A credential of this kind ends then."""
-        ends = dict(zip(CREDENTIALS, self.credentials_end_at, strict=True)) | {kind: at}
-        self.credentials_end_at = tuple(ends.values())
+        """The lane's credential is of this kind and ends then. It has no other one, whatever it had before."""
+        self.credentials_end_at = tuple(at if each == kind else 0.0 for each in CREDENTIALS)
 
 
 Rows = Sequence[tuple[Labels, LaneCounts]]
@@ -193,7 +192,7 @@ _METRICS = (
 
 
 def families(lanes: Mapping[str, LaneCounts], backlog: Mapping[str, tuple[int, float]]) -> Iterator[Family]:
-    """What is counted of these lanes, each family as it is when it is its turn.
+    """What is counted of these lanes, each family as it is when it is its turn. A lane that comes meanwhile is in none.
 
     `backlog` is what waits, as lane to (deliveries, age of the oldest in seconds); one that is not among the lanes
     counts too.
@@ -202,7 +201,7 @@ def families(lanes: Mapping[str, LaneCounts], backlog: Mapping[str, tuple[int, f
     yield _infos(rows)
     yield from (each.family(rows) for each in _METRICS)
     yield _seconds(rows)
-    yield from _backlog(lanes, backlog)
+    yield from _backlog(rows, backlog)
 
 
 def _infos(lanes: Rows) -> Family:
@@ -219,8 +218,8 @@ def _seconds(lanes: Rows) -> Family:
     return Family(name, Kind.HISTOGRAM, "Time until the provider's answer.", samples)
 
 
-def _backlog(lanes: Mapping[str, LaneCounts], backlog: Mapping[str, tuple[int, float]]) -> Iterator[Family]:
-    all_of_them = {**dict.fromkeys(lanes, (0, 0.0)), **backlog}
+def _backlog(lanes: Rows, backlog: Mapping[str, tuple[int, float]]) -> Iterator[Family]:
+    all_of_them = {**{label[0][1]: (0, 0.0) for label, _ in lanes}, **backlog}
     for at, (name, told, merge) in enumerate(
         (
             ("pushgate_waiting", "Deliveries on disk.", Merge.SUM),
