@@ -54,8 +54,15 @@ class Disk:
             (self.folder / "written").touch()
 
     def mend(self) -> None:
-        """Checked and mounted anew, as an operator would. Nobody uses it any more."""
+        """Checked and mounted anew, as an operator would. Nobody uses it any more.
+
+        Whoever made a mount namespace meanwhile (a container, `ip netns exec`) may have it mounted still, in its failed
+        state, and a mount of the same file would be that one again: so the file becomes a copy of what it was.
+        """
         _run("umount", str(self.folder))
+        copy = self._image.with_suffix(".copy")
+        _run("cp", "--sparse=always", str(self._image), str(copy))
+        copy.replace(self._image)
         checked = subprocess.run(["fsck.ext4", "-p", "-f", str(self._image)], capture_output=True, check=False)
         assert checked.returncode in (0, 1), checked.stdout
         self.mount()
